@@ -1,0 +1,116 @@
+"""Every exception we raise, as one tree, grouped by what the caller does next.
+
+::
+
+    FcError
+    ├── RetryLaterError          try again after a delay; nobody needs to act
+    │   ├── UnavailableError     an outside service did not answer (database, git host, store)
+    │   └── LimitReachedError    a time, memory or size limit of ours ended the work
+    ├── GiveUpError              trying again would end the same way
+    │   ├── EvaluationError      the Nix code of a jobset does not evaluate
+    │   ├── LeaseLostError       somebody else owns the work now; stop and write nothing
+    │   └── ProtocolError        a program spoke a format that we do not know
+    ├── HumanNeededError         an administrator has to mend something first
+    │   ├── PrerequisiteError    a program or a permission is missing on this machine
+    │   ├── SettingsError        a setting is unknown or wrong
+    │   ├── SchemaVersionError   the database is newer than this program, or was never migrated
+    │   └── SecretError          a referenced secret is missing or unreadable
+    └── CallerError              the request itself is wrong
+        ├── InvalidError         it can't be understood or breaks a rule
+        ├── NotFoundError        it names something that does not exist
+        ├── ConflictError        it contradicts the present state
+        ├── UnauthenticatedError it carries no valid credential
+        └── ForbiddenError       its credential does not allow it
+
+An adapter that catches an outside library's error raises one of these ``from`` it.
+"""
+
+from __future__ import annotations
+
+
+class FcError(Exception):
+    """The root. ``hint`` says what to do, in words for a person; it may be empty."""
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.hint})" if self.hint else self.message
+
+
+class RetryLaterError(FcError):
+    """Try again later. ``delay_s`` is the wait that the source of the error asked for, if any."""
+
+    def __init__(self, message: str, *, hint: str = "", delay_s: float | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.delay_s = delay_s
+
+
+class UnavailableError(RetryLaterError):
+    """An outside service did not answer or answered that it can't."""
+
+
+class LimitReachedError(RetryLaterError):
+    """A limit of ours (time, memory, bytes) ended the work."""
+
+
+class GiveUpError(FcError):
+    """Trying again would end the same way."""
+
+
+class EvaluationError(GiveUpError):
+    """The Nix code of a jobset does not evaluate."""
+
+
+class LeaseLostError(GiveUpError):
+    """The lease went to somebody else; stop, kill what runs, write nothing."""
+
+
+class ProtocolError(GiveUpError):
+    """A program printed something that its format does not allow."""
+
+
+class HumanNeededError(FcError):
+    """An administrator has to mend something first."""
+
+
+class PrerequisiteError(HumanNeededError):
+    """A program or a permission is missing on this machine."""
+
+
+class SettingsError(HumanNeededError):
+    """A setting is unknown or has a wrong value."""
+
+
+class SchemaVersionError(HumanNeededError):
+    """The database's schema is newer than this program, or was never migrated."""
+
+
+class SecretError(HumanNeededError):
+    """A referenced secret is missing or can't be read."""
+
+
+class CallerError(FcError):
+    """The request itself is wrong."""
+
+
+class InvalidError(CallerError):
+    """The request can't be understood or breaks a rule."""
+
+
+class NotFoundError(CallerError):
+    """The request names something that does not exist."""
+
+
+class ConflictError(CallerError):
+    """The request contradicts the present state."""
+
+
+class UnauthenticatedError(CallerError):
+    """The request carries no valid credential."""
+
+
+class ForbiddenError(CallerError):
+    """The credential does not allow this."""
