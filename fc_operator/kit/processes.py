@@ -11,12 +11,13 @@ import asyncio
 import contextlib
 import ctypes
 import os
+import pwd
 import resource
 import signal
 import sys
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -135,13 +136,19 @@ async def start(
     stdin: bool = False,
     memory_bytes: int = 0,
     merge_stderr: bool = False,
+    user: pwd.struct_passwd | None = None,
 ) -> Process:
     """Start ``argv`` in a process group of its own with exactly ``env`` as its environment.
+
+    ``user`` is whom it runs as, with that user's group and no others; None is ourselves.
 
     Raises:
         OSError: the program or ``cwd`` does not exist, or may not be run.
     """
     words = [os.fspath(word) for word in argv]
+    as_user: dict[str, Any] = (
+        {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []} if user else {}
+    )
     inner = await asyncio.create_subprocess_exec(
         *words,
         stdin=asyncio.subprocess.PIPE if stdin else asyncio.subprocess.DEVNULL,
@@ -152,6 +159,7 @@ async def start(
         start_new_session=True,
         limit=_LINE_BYTES_MAX,
         preexec_fn=_die_with_parent(memory_bytes),
+        **as_user,
     )
     return Process(inner=inner, started_s=time.monotonic())
 
@@ -162,6 +170,7 @@ async def run(
     env: Mapping[str, str],
     cwd: Path | None = None,
     stdin: bytes | None = None,
+    user: pwd.struct_passwd | None = None,
     limits: Limits = Limits(timeout_s=60, output_bytes=64 * 1024 * 1024),
 ) -> Finished:
     """Run ``argv`` to its end within ``limits`` and return what it printed.
@@ -173,7 +182,12 @@ async def run(
         ProcessLimitError: it ran too long or printed too much; its group has been killed.
     """
     process = await start(
-        argv, env=env, cwd=cwd, stdin=stdin is not None, memory_bytes=limits.memory_bytes
+        argv,
+        env=env,
+        cwd=cwd,
+        stdin=stdin is not None,
+        memory_bytes=limits.memory_bytes,
+        user=user,
     )
     name = os.path.basename(os.fspath(argv[0]))  # noqa: PTH119 - argv[0] may be a bare name
     budget = limits.output_bytes or sys.maxsize
