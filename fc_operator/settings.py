@@ -57,7 +57,7 @@ class SecretsSettings:
     """Values that manifests only refer to."""
 
     dir: Path = Path("secrets")
-    """``<dir>/<name>/<key>`` holds a secret's value outside a cluster; relative to ``state.dir``."""
+    """``<dir>/<name>/<key>`` holds a value outside a cluster; relative to ``state.dir``."""
     encryption_key: str = field(default="", repr=False)
     """The installation's key (32 bytes, base64) for what the server itself must know, such as a
     webhook's HMAC secret. Empty: made once and kept in ``state.dir``."""
@@ -70,7 +70,7 @@ class GitSettings:
     allowed_schemes: tuple[str, ...] = ("https", "ssh")
     """Schemes of repository URLs; ``ext::`` and ``file:`` are refused whatever stands here."""
     allowed_hosts: tuple[str, ...] = ()
-    """Hosts (``name``, ``name:port`` or address) that may be loopback or private; others may not."""
+    """Hosts (``name``, ``name:port`` or address) that may be loopback or private; no others."""
     timeout_s: int = 600
     """Longest time of one fetch."""
     max_bytes: int = 10 * 1024**3
@@ -82,7 +82,7 @@ class NixSettings:
     """How Nix is called."""
 
     substituters: tuple[str, ...] = ()
-    """Binary caches that builds may use. Empty by default: an unreachable one costs seconds a call."""
+    """Binary caches that builds may use. None by default: a dead one costs seconds."""
     trusted_public_keys: tuple[str, ...] = ()
     """Keys that sign what ``substituters`` serve."""
     sandbox: str = "Auto"
@@ -173,7 +173,7 @@ class WebSettings:
     public_url: str = ""
     """How users reach it; empty: ``http://host:port``."""
     anonymous_read: str = "Loopback"
-    """``Always``, ``Never`` or ``Loopback``: reads without a key only while ``host`` is loopback."""
+    """Reads without a key: ``Always``, ``Never``, or ``Loopback``: while ``host`` is loopback."""
     body_bytes_max: int = 5 * 1024**2
     """Largest request body (webhooks, manifests); larger ones get 413."""
     log_streams_max: int = 500
