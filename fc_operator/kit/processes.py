@@ -113,13 +113,15 @@ class Process:
         return code
 
 
-def _die_with_parent(memory_bytes: int) -> Callable[[], None]:
+def _die_with_parent(
+    memory_bytes: int, death_signal: signal.Signals = signal.SIGKILL
+) -> Callable[[], None]:
     libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
     parent = os.getpid()
 
     def prepare() -> None:
         if libc is not None:
-            libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+            libc.prctl(_PR_SET_PDEATHSIG, death_signal)
             if os.getppid() != parent:  # the parent died in between
                 os._exit(1)
         if memory_bytes:
@@ -137,10 +139,13 @@ async def start(
     memory_bytes: int = 0,
     merge_stderr: bool = False,
     user: pwd.struct_passwd | None = None,
+    death_signal: signal.Signals = signal.SIGKILL,
 ) -> Process:
     """Start ``argv`` in a process group of its own with exactly ``env`` as its environment.
 
     ``user`` is whom it runs as, with that user's group and no others; None is ourselves.
+    ``death_signal`` is what it gets when we die: a program that has children in other groups to
+    clean up (Nix) needs a signal that it can handle.
 
     Raises:
         OSError: the program or ``cwd`` does not exist, or may not be run.
@@ -158,7 +163,7 @@ async def start(
         cwd=cwd,
         start_new_session=True,
         limit=_LINE_BYTES_MAX,
-        preexec_fn=_die_with_parent(memory_bytes),
+        preexec_fn=_die_with_parent(memory_bytes, death_signal),
         **as_user,
     )
     return Process(inner=inner, started_s=time.monotonic())
