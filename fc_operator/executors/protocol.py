@@ -6,8 +6,9 @@ What holds for all of them, and what the conformance suite asks of each:
   other; the executor finds their order itself (from the .drv files) and runs the rest side by side.
 - Per order: ``StepStarted`` at most once and before any other event of it; ``LogChunk`` pieces
   whose offsets begin at 0 and leave no gap; ``PhaseChanged`` where the builder names phases; and
-  exactly one ``StepEnded``, always, as its last event. Faults of the infrastructure (no process, no link,
-  no disk, no .drv) are outcomes with ``Retry.INFRASTRUCTURE``, never exceptions out of the stream.
+  exactly one ``StepEnded``, always, as its last event. Faults of the infrastructure (no process,
+  no link, no disk, no .drv) are outcomes with ``Retry.INFRASTRUCTURE``, never exceptions out of
+  the stream.
   A step that never ran (its dependency in the batch failed, or it was cancelled while it waited)
   has only its ``StepEnded``.
 - When ``StepEnded`` with valid outputs has been yielded, these outputs are registered with Nix, are
