@@ -1,0 +1,143 @@
+"""A Nix store of the suite's own, derivations that need no nixpkgs, and the executors under test."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import shutil
+import stat
+import subprocess
+import tempfile
+import uuid
+from contextlib import aclosing
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from fc_operator.executors.local import LocalExecutor, own_system
+from fc_operator.model.ids import DrvPath, StepId, TaskId
+from fc_operator.model.tasks import StepEnded, StepOrder
+from fc_operator.results import support
+from fc_operator.settings import BuildSettings, NixSettings
+
+
+class NixHome:
+    """A private store: nothing of it is shared with the machine or with other tests."""
+
+    def __init__(self) -> None:
+        self.dir = Path(tempfile.mkdtemp(prefix="fc-nix-")).resolve()
+        self.dir.chmod(0o755)  # build users have to pass
+        conf = self.dir / "conf"
+        conf.mkdir()
+        (conf / "nix.conf").write_text("sandbox = false\nsubstituters =\n")
+        self.store_dir = self.dir / "store"
+        self.env = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(self.dir),
+            "NIX_REMOTE": "local",
+            "NIX_STORE_DIR": str(self.store_dir),
+            "NIX_STATE_DIR": str(self.dir / "var"),
+            "NIX_LOG_DIR": str(self.dir / "log"),
+            "NIX_CONF_DIR": str(conf),
+        }
+        self._steps = itertools.count(1)
+
+    def run(self, *argv: str) -> str:
+        done = subprocess.run(argv, env=self.env, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    def drv(self, script: str, *, name: str = "sample", attrs: str = "") -> DrvPath:
+        """A new derivation that runs ``script`` in /bin/sh; ``attrs`` is more Nix text."""
+        text = re.sub(r"(\$\{|'')", r"''\1", script)
+        expression = f"""derivation {{
+          name = "{name}"; system = "{own_system()}"; builder = "/bin/sh";
+          args = [ "-c" ''{text}'' ]; PATH = "/usr/bin:/bin"; salt = "{uuid.uuid4()}"; {attrs}
+        }}"""
+        return DrvPath(self.run("nix-instantiate", "-E", expression).splitlines()[-1].split("!")[0])
+
+    def order(self, drv_path: DrvPath, **more) -> StepOrder:
+        return StepOrder(
+            step_id=StepId(next(self._steps)),
+            attempt=1,
+            task_id=TaskId(uuid.uuid4()),
+            drv_path=drv_path,
+            name="sample",
+            system=own_system(),
+            **more,
+        )
+
+    def close(self) -> None:
+        for folder, _, _ in os.walk(self.dir):
+            Path(folder).chmod(stat.S_IRWXU)
+        shutil.rmtree(self.dir)
+
+
+@pytest.fixture(scope="session")
+def nix():
+    if shutil.which("nix-store") is None:
+        if os.environ.get("CI"):
+            pytest.fail("nix-store is not on PATH")
+        pytest.skip("nix-store is not on PATH")
+    home = NixHome()
+    yield home
+    home.close()
+
+
+@pytest.fixture
+def make_local(nix, tmp_path):
+    def make(*, slots: int = 2, sandbox: str = "None", env=None) -> LocalExecutor:
+        return LocalExecutor(
+            nix=NixSettings(sandbox=sandbox, store_dir=str(nix.store_dir)),
+            builds=BuildSettings(local_slots=slots),
+            dir=tmp_path / "executor",
+            harvest=partial(support.harvest, store_dir=nix.store_dir),
+            env=env or nix.env,
+        )
+
+    return make
+
+
+@pytest.fixture(params=["local"])
+def executor(request, make_local):
+    """Each executor in turn; pod and SSH executors join by a name and a maker here."""
+    return {"local": make_local}[request.param]()
+
+
+class Story:
+    """All events of a batch, and what they say together."""
+
+    def __init__(self, events) -> None:
+        self.events = events
+
+    def of(self, order, kind):
+        return [
+            event
+            for event in self.events
+            if event.step_id == order.step_id and isinstance(event, kind)
+        ]
+
+    def end(self, order) -> StepEnded:
+        (end,) = self.of(order, StepEnded)
+        return end
+
+    def outcome(self, order):
+        return self.end(order).outcome
+
+
+@pytest.fixture
+def tell(executor):
+    """Run a batch to its end."""
+
+    async def tell(*orders, each=None) -> Story:
+        events = []
+        async with aclosing(executor.start(orders)) as stream:
+            async for event in stream:
+                events.append(event)
+                if each:
+                    await each(event)
+        return Story(events)
+
+    return tell
