@@ -68,6 +68,16 @@ class PostgresServer:
         shutil.rmtree(self.server.socket_dir, ignore_errors=True)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _one_outer_loop():
+    """pytest-asyncio asks for a current loop and makes one that nobody closes; give it ours."""
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    yield
+    asyncio.set_event_loop(None)
+    loop.close()
+
+
 @pytest.fixture(scope="session")
 def postgres():
     server = PostgresServer()

@@ -50,7 +50,7 @@ def _our_errors(key: str) -> Iterator[None]:
         raise NotFoundError(f"no object {key}") from error
     except exceptions.AlreadyExistsError as error:
         raise ConflictError(f"object {key} exists") from error
-    except exceptions.InvalidPathError as error:
+    except (exceptions.InvalidPathError, ValueError) as error:
         raise InvalidError(f"bad object key {key!r}") from error
     except _DENIED as error:
         raise SecretError(

@@ -181,6 +181,8 @@ class _Gleaner:
         Raises:
             _RefusedError: it is not absolute, has ``..`` or does not name something in the store.
         """
+        if "\0" in path:
+            raise _RefusedError("has a null byte in it")
         if not path.startswith("/"):
             raise _RefusedError("is not absolute")
         if ".." in PurePosixPath(path).parts:
