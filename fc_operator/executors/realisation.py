@@ -202,9 +202,11 @@ class Realisation:
             code = await process.wait()
         finally:
             watch.cancel()
-            process.kill("its attempt is over")
             if self._ending is not None:
                 await self._ending
+            # Does nothing after a normal end. When our own task was cancelled, Nix still gets its
+            # SIGTERM first and is waited for, or its builders would outlive it.
+            await process.stop("its attempt is over", grace_s=_END_GRACE_S)
             with contextlib.suppress(asyncio.CancelledError):
                 await watch
             await links

@@ -111,6 +111,27 @@ async def test_builds_of_our_own_user_leave_nothing_behind_either(nix, make_loca
     assert sleepers(mark) == []
 
 
+async def test_a_cancelled_consumer_leaves_nothing_behind(nix, make_local):
+    mark = f"5{os.getpid()}.4"
+    executor = make_local()
+    order = nix.order(nix.drv(f"echo up; setsid sleep {mark} & sleep {mark}"))
+    is_up = asyncio.Event()
+
+    async def consume():
+        async with aclosing(executor.start([order])) as stream:
+            async for event in stream:
+                if isinstance(event, LogChunk):
+                    is_up.set()
+
+    consumer = asyncio.create_task(consume())
+    await is_up.wait()
+    for task in asyncio.all_tasks() - {asyncio.current_task()}:
+        task.cancel()  # as asyncio.run does at its end
+    with pytest.raises(asyncio.CancelledError):
+        await consumer
+    assert sleepers(mark) == []
+
+
 async def test_a_step_that_waits_for_a_slot_can_be_cancelled(nix, make_local):
     executor = make_local(slots=1)
     long, waiting = (nix.order(nix.drv("echo up; sleep 300")) for _ in range(2))
