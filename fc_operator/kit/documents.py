@@ -57,11 +57,11 @@ class Lines:
         """The line of the value at ``path``, or of the nearest parent that exists."""
         here = self
         for part in path:
-            children = here.children
-            if (isinstance(children, dict) and isinstance(part, str) and part in children) or (isinstance(children, list) and isinstance(part, int) and part < len(children)):
-                here = children[part]
-            else:
+            children: Any = here.children
+            known = range(len(children)) if isinstance(children, list) else children or ()
+            if part not in known:
                 break
+            here = children[part]
         return here.line
 
 
@@ -163,7 +163,7 @@ class _Reader:
     """Builds values from events with a stack of its own: no recursion, so no depth hurts."""
 
     def __init__(self, text: str, limits: Limits) -> None:
-        self.events = yaml.parse(text, Loader=_LOADER)
+        self.events: Iterator[Any] = yaml.parse(text, Loader=_LOADER)
         self.limits = limits
         self.total = 0
 

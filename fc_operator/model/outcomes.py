@@ -75,7 +75,7 @@ class Outcome:
     """The end of one attempt."""
 
     status: BuildStatus
-    """A terminal status; with ``retry`` other than NEVER it is what the step gets if retries end."""
+    """A terminal status; unless ``retry`` is NEVER, it is what the step gets when retries end."""
     retry: Retry = Retry.NEVER
     blame_builder: bool = False
     reason: str = ""

@@ -1,4 +1,4 @@
-"""Defaulting as the API server does it: nulls of fields are dropped, then defaults are filled in."""
+"""Defaulting as the API server does it: nulls are dropped, then defaults filled in."""
 
 from __future__ import annotations
 

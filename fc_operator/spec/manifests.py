@@ -17,6 +17,7 @@ from typing import Any
 
 import jsonschema
 from jsonschema.exceptions import ValidationError
+from jsonschema.validators import extend
 
 from fc_operator.kit import documents
 from fc_operator.kit.documents import Document, Lines, Path
@@ -27,8 +28,11 @@ from fc_operator.spec import defaults, rows, rules, schemas
 
 _NO_LINES = Lines(0)
 _SERVER_METADATA = frozenset(
-    ["uid", "resourceVersion", "generation", "creationTimestamp", "managedFields", "selfLink", "deletionTimestamp", "deletionGracePeriodSeconds", "finalizers", "ownerReferences"]
-)
+    {
+        "uid", "resourceVersion", "generation", "creationTimestamp", "managedFields", "selfLink",
+        "deletionTimestamp", "deletionGracePeriodSeconds", "finalizers", "ownerReferences",
+    }
+)  # fmt: skip
 """What ``kubectl get -o yaml`` adds; taken and ignored."""
 _TYPE_WORDS = {
     "string": "text", "integer": "a whole number", "boolean": "true or false",
@@ -340,7 +344,7 @@ def _compiled(pattern: str) -> re.Pattern[str]:
 
 @cache
 def _validator(kind: str) -> Any:
-    strict = jsonschema.validators.extend(
+    strict: Any = extend(  # type: ignore[no-untyped-call]
         jsonschema.Draft202012Validator, {"pattern": _check_pattern}
     )
     return strict(schemas.json_schema(kind))
@@ -372,7 +376,7 @@ def _check_lists(
 
 _QUOTE = "put it in quotes: an unquoted yes, no, on, off, true, false or number is not text"
 _HINTS = (
-    ("repositoryUrl", "https://host/path, ssh://user@host/path or user@host:path; no password in it"),
+    ("repositoryUrl", "https://host/path, ssh://user@host/path or user@host:path, no password"),
     ("url", "https://host/path; for git also ssh://user@host/path or user@host:path"),
     ("sshUri", "ssh://user@host:port"),
     ("publicHostKey", "ssh-ed25519 AAAA..., as ssh-keyscan prints it"),
@@ -385,7 +389,8 @@ _HINTS = (
 
 def _explain(error: ValidationError, scribe: _Scribe) -> Iterator[Problem]:
     at: Path = tuple(error.absolute_path)
-    rule, wanted, value = error.validator, error.validator_value, error.instance
+    rule, value = error.validator, error.instance
+    wanted: Any = error.validator_value
     schema: Any = error.schema
     if rule == "additionalProperties":
         known = set(schema.get("properties", {}))

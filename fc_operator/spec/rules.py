@@ -7,15 +7,18 @@ import re
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import celpy
 from celpy import celtypes
 from celpy.adapter import json_to_cel
+from celpy.evaluation import CELEvalError
 
 from fc_operator.kit.documents import Path
 
 _FIELD = re.compile(r"\b(self|oldSelf)((?:\.[A-Za-z_]\w*(?!\w*\())*)")
+_QUOTED = re.compile(r"'[^']*'")
 _REMEMBERED = 8192
 
 
@@ -36,9 +39,47 @@ def anchored(pattern: str) -> str:
     return pattern[:-1] + r"\Z" if pattern.endswith("$") and pattern[-2:] != r"\$" else pattern
 
 
+class _Clause:
+    """A part of a rule, compiled. It sees only the fields that it names, so equal fields give an
+    equal verdict: verdicts are remembered by them, which makes a thousand alike manifests cheap.
+    """
+
+    def __init__(self, text: str) -> None:
+        environment = celpy.Environment()
+        self._program = environment.program(
+            environment.compile(text), functions={"matches": _matches}
+        )
+        named = {(who, tuple(rest.split(".")[1:])) for who, rest in _FIELD.findall(text)}
+        self._fields = sorted(named)
+        self._verdicts: OrderedDict[str, bool] = OrderedDict()
+
+    def holds(self, value: Any, old: Any) -> bool:
+        sides = {"self": value, "oldSelf": old}
+        seen: dict[str, Any] = {}
+        for who, path in self._fields:
+            _project(sides[who], (who, *path), seen)
+        key = json.dumps(seen, sort_keys=True)
+        known = self._verdicts.get(key)
+        if known is None:
+            known = self._verdicts[key] = self._evaluate(seen)
+            if len(self._verdicts) > _REMEMBERED:
+                self._verdicts.popitem(last=False)
+        return known
+
+    def _evaluate(self, seen: dict[str, Any]) -> bool:
+        context = {who: json_to_cel(part) for who, part in seen.items()}
+        try:
+            return bool(self._program.evaluate(context))
+        except CELEvalError:
+            return False
+
+
 class Rule:
-    """One compiled rule. A rule sees only the fields that it names, so equal fields give an equal
-    verdict: verdicts are remembered by them, which makes a thousand alike manifests cheap.
+    """One rule, compiled by the parts between its outer ``||`` and ``&&``: the cheap first part
+    (which type? is it there?) is then nearly always remembered and saves the rest.
+
+    A part that ends in an error is not true. So ``error || true`` holds and all other errors
+    break the rule, as in the API server.
     """
 
     def __init__(self, declared: dict[str, Any]) -> None:
@@ -46,43 +87,46 @@ class Rule:
         self.message: str = declared.get("message") or f"the rule does not hold: {self.text}"
         self.on_transition = "oldSelf" in self.text
         self.path: Path = tuple(filter(None, declared.get("fieldPath", "").split(".")))
-        environment = celpy.Environment()
-        self._program = environment.program(
-            environment.compile(self.text), functions={"matches": _matches}
-        )
-        self._fields = sorted(
-            {(who, tuple(rest.split(".")[1:])) for who, rest in _FIELD.findall(self.text)}
-        )
-        self._verdicts: OrderedDict[str, bool] = OrderedDict()
+        self._alternatives = [
+            [_Clause(part) for part in split(alternative, "&&")]
+            for alternative in split(self.text, "||")
+        ]
 
     def holds(self, value: Any, old: Any = None) -> bool:
-        """Whether it holds; an error of the expression counts as no, as in the API server."""
-        sides = {"self": value, "oldSelf": old}
-        seen = json.dumps([_reach(sides[who], path) for who, path in self._fields], sort_keys=True)
-        known = self._verdicts.get(seen)
-        if known is None:
-            known = self._verdicts[seen] = self._evaluate(value, old)
-            if len(self._verdicts) > _REMEMBERED:
-                self._verdicts.popitem(last=False)
-        return known
-
-    def _evaluate(self, value: Any, old: Any) -> bool:
-        context = {"self": json_to_cel(value)}
-        if self.on_transition:
-            context["oldSelf"] = json_to_cel(old)
-        try:
-            return bool(self._program.evaluate(context))
-        except celpy.CELEvalError:
-            return False
+        """Whether it holds."""
+        return any(
+            all(clause.holds(value, old) for clause in clauses) for clauses in self._alternatives
+        )
 
 
-def _reach(value: Any, path: tuple[str, ...]) -> Any:
-    """The value at a path in a list, so that absent and null differ."""
-    for part in path:
-        if not isinstance(value, dict) or part not in value:
-            return []
-        value = value[part]
-    return [value]
+def split(text: str, operator: str) -> list[str]:
+    """The parts of an expression between an operator outside of brackets and quotes."""
+    parts, depth, quote, start = [], 0, "", 0
+    if "?" in _QUOTED.sub("", text):
+        return [text]
+    for at, char in enumerate(text):
+        if quote:
+            quote = "" if char == quote and text[at - 1] != "\\" else quote
+        elif char in "'\"":
+            quote = char
+        elif char in "([{":
+            depth += 1
+        elif char in ")]}":
+            depth -= 1
+        elif depth == 0 and text.startswith(operator, at):
+            parts.append(text[start:at])
+            start = at + len(operator)
+    return [*parts, text[start:]]
+
+
+def _project(value: Any, path: tuple[str, ...], into: dict[str, Any]) -> None:
+    """Copies what lies at a path, and nothing else, so that absent and null stay different."""
+    for part, following in pairwise(path):
+        into = into.setdefault(part, {})
+        if not isinstance(value, dict) or following not in value:
+            return
+        value = value[following]
+    into[path[-1]] = value
 
 
 @dataclass(slots=True)
