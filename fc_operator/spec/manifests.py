@@ -387,10 +387,17 @@ _HINTS = (
 )  # fmt: skip
 
 
+def _found(error: Any) -> tuple[str, Any, Any]:
+    """The keyword that is broken, what broke it, and what the schema says there.
+
+    The library types each as perhaps not set; on an error that it yielded they all are.
+    """
+    return str(error.validator), error.instance, error.validator_value
+
+
 def _explain(error: ValidationError, scribe: _Scribe) -> Iterator[Problem]:
     at: Path = tuple(error.absolute_path)
-    rule, value = error.validator, error.instance
-    wanted: Any = error.validator_value
+    rule, value, wanted = _found(error)
     schema: Any = error.schema
     if rule == "additionalProperties":
         known = set(schema.get("properties", {}))
@@ -405,7 +412,7 @@ def _explain(error: ValidationError, scribe: _Scribe) -> Iterator[Problem]:
                 if f"'{key}'" == error.message.split(" is a required")[0]:
                     yield scribe((*at, key), f"the field {key} is missing", about)
     else:
-        message, hint = _words(str(rule), wanted, value, schema)
+        message, hint = _words(rule, wanted, value, schema)
         if rule == "pattern" and not hint:
             hint = _pattern_hint(at, str(wanted))
         yield scribe(at, message, hint)
