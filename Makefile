@@ -3,6 +3,77 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check up lock clean verify bench nix
+.PHONY: help demo up test check format crash-test bench lock schema clean nix venv
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z%-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.ready nix ## Start FC Operator on config/demo, show its builds, and check every outcome
+	@$(BIN)/fc demo $(ARGS)
+
+up: $(VENV)/.ready nix ## Start FC Operator and stay up: make up ARGS="--config <directory or git URL>"
+	@$(BIN)/fc up $(ARGS)
+
+test: $(VENV)/.ready-dev nix check ## All checks and tests that end within ten minutes
+	$(BIN)/pytest -n 2 --dist worksteal -m "not slow" $(ARGS)
+
+crash-test: $(VENV)/.ready-dev nix ## The long suites: crash points, restarts, large graphs
+	$(BIN)/pytest -n 2 --dist worksteal -m slow $(ARGS)
+
+check: $(VENV)/.ready-dev ## Lint, types, import arrows
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+format: $(VENV)/.ready-dev ## Format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: bench-ingest bench-reconcile bench-wake bench-page bench-footprint ## All benches, one after the other
+
+bench-%: $(VENV)/.ready-dev nix ## One bench: ingest, reconcile, wake, page or footprint (ARGS= passes its flags)
+	$(BIN)/python benchmarks/$*.py $(ARGS)
+
+schema: $(VENV)/.ready-dev ## Write migrations/schema.sql anew from the migrations
+	$(BIN)/python -m tests.integration.store.schema_picture
+
+lock: ## Write the requirements files anew, with hashes and without any index address
+	$(PYTHON) -m venv $(VENV)-lock
+	$(VENV)-lock/bin/pip install --quiet pip-tools
+	for extra in "requirements.lock" "requirements-dev.lock --extra dev --extra bench"; do \
+	  set -- $$extra; out=$$1; shift; \
+	  $(VENV)-lock/bin/pip-compile --quiet --strip-extras --generate-hashes --allow-unsafe --no-header \
+	    --no-emit-index-url --no-emit-trusted-host --annotation-style=line --output-file $$out $$@ pyproject.toml; done
+	rm -rf $(VENV)-lock
+
+clean: ## Remove the virtual environment and caches; state stays
+	rm -rf $(VENV) .mypy_cache .ruff_cache .hypothesis *.egg-info
+
+nix: ## Install Nix by apt where it is missing (as root or with sudo)
+	@command -v nix-store >/dev/null || { \
+	  echo "Nix is not installed; installing nix-bin by apt"; \
+	  sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo; \
+	  $$sudo apt-get update -qq && \
+	  $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq nix-bin nix-setup-systemd >/dev/null; }
+
+venv: $(VENV)/.ready ## Make the virtual environment with the locked libraries
+
+$(VENV)/bin/python:
+	@echo "making the virtual environment $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.ready: requirements.lock pyproject.toml | $(VENV)/bin/python
+	@[ -e $(VENV)/.ready-dev ] || { echo "installing the locked libraries"; \
+	  $(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock; }
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.ready-dev: requirements-dev.lock pyproject.toml | $(VENV)/bin/python
+	@echo "installing the locked libraries for development"
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@ $(VENV)/.ready

@@ -6,8 +6,16 @@ then the environment (``FC_<GROUP>_<FIELD>``), then flags, in rising order.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import difflib
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from typing import Any, Final, get_args, get_origin, get_type_hints
+
+from fc_operator.errors import SettingsError
+from fc_operator.kit import documents
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,3 +213,202 @@ class Settings:
     queue: QueueSettings = field(default_factory=QueueSettings)
     web: WebSettings = field(default_factory=WebSettings)
     log: LogSettings = field(default_factory=LogSettings)
+
+
+# Reading ------------------------------------------------------------------------------------
+
+ENVIRONMENT_PREFIX: Final = "FC_"
+_OTHER_VARIABLES: Final = frozenset({"FC_URL", "FC_API_KEY", "FC_CONFIG_FILE"})
+"""Variables of ours that are no settings: the CLI reads them."""
+_ALIASES: Final = {"FC_ENCRYPTION_KEY": "secrets.encryption_key"}
+_SERVICE_LINK: Final = re.compile(r"FC_\w*(_SERVICE_(HOST|PORT)(_\w+)?|_PORT(_\d+_(TCP|UDP)\w*)?)")
+"""What Kubernetes puts into a pod for a Service whose name begins with ``fc-``."""
+_CHOICES: Final[Mapping[str, tuple[str, ...]]] = {
+    "nix.sandbox": ("Nix", "None", "Auto"),
+    "web.anonymous_read": ("Always", "Never", "Loopback"),
+    "log.level": ("debug", "info", "warning", "error"),
+    "log.format": ("Json", "Console", "Auto"),
+}
+_AT_LEAST: Final[Mapping[str, float]] = {
+    "database.pool_size": 4,
+    "config.interval_s": 1,
+    "evaluation.max_parallel": 1,
+    "evaluation.workers": 1,
+    "queue.lease_s": 1,
+    "queue.heartbeat_s": 0.1,
+    "queue.poll_s": 0.05,
+    "queue.batch": 1,
+    "web.body_bytes_max": 1024,
+}
+"""Lower bounds; every other number is at least 0."""
+_AT_MOST: Final[Mapping[str, float]] = {
+    "config.prune_share_max": 1,
+    "evaluation.poll_jitter": 1,
+    "web.port": 65535,
+}
+
+
+def names() -> tuple[str, ...]:
+    """Every setting as ``group.field``, in order."""
+    return tuple(
+        f"{group.name}.{each.name}"
+        for group in fields(Settings)
+        for each in fields(_type_of(group))
+    )
+
+
+def load(
+    *,
+    file: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    flags: Mapping[str, Any] | None = None,
+) -> Settings:
+    """The settings: defaults, then ``file``, then ``env``, then ``flags`` (by ``group.field``).
+
+    Raises:
+        SettingsError: a setting is unknown or has a wrong value; all such are named at once.
+    """
+    given: dict[str, tuple[str, Any]] = {}
+    wrong: list[str] = []
+    for name, where, value in (
+        *(_from_file(file, wrong) if file is not None else ()),
+        *_from_environment(env or {}, wrong),
+        *((name, f"--{name}", value) for name, value in (flags or {}).items()),
+    ):
+        given[name] = (where, value)
+    known = set(names())
+    values: dict[str, dict[str, Any]] = {}
+    for name, (where, value) in given.items():
+        if name not in known:
+            wrong.append(f"{where}: there is no setting {name}{_meant(name, known)}")
+            continue
+        group, _, field_name = name.partition(".")
+        try:
+            values.setdefault(group, {})[field_name] = _value(name, value)
+        except ValueError as error:
+            wrong.append(f"{where}: {name} {error}")
+    settings = Settings()
+    if not wrong:
+        groups: dict[str, Any] = {
+            group: replace(getattr(settings, group), **changed) for group, changed in values.items()
+        }
+        settings = replace(settings, **groups)
+        wrong.extend(_contradictions(settings))
+    if wrong:
+        raise SettingsError("; ".join(wrong), hint="config/fc.example.yaml explains every setting")
+    return settings
+
+
+def _type_of(group: Any) -> Any:
+    return get_type_hints(Settings)[group.name]
+
+
+def _meant(name: str, known: set[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    return f", did you mean {close[0]}?" if close else ""
+
+
+def _from_file(file: Path, wrong: list[str]) -> Iterator[tuple[str, str, Any]]:
+    try:
+        read, problems = documents.load(file.read_bytes())
+    except OSError as error:
+        raise SettingsError(f"the settings file {file} can't be read: {error.strerror}") from error
+    wrong.extend(f"{file}:{problem.line}: {problem.message}" for problem in problems)
+    for document in read:
+        groups = document.value
+        if groups is None:
+            continue
+        if not isinstance(groups, dict):
+            wrong.append(f"{file}:{document.line}: the settings are a mapping of groups")
+            continue
+        for group, content in groups.items():
+            where = f"{file}:{document.lines.at((group,))}"
+            if content is None:
+                continue
+            if not isinstance(content, dict):
+                wrong.append(f"{where}: {group} is a group of settings, not a value")
+                continue
+            for name, value in content.items():
+                yield f"{group}.{name}", f"{file}:{document.lines.at((group, name))}", value
+
+
+def _from_environment(env: Mapping[str, str], wrong: list[str]) -> Iterator[tuple[str, str, Any]]:
+    by_variable = {ENVIRONMENT_PREFIX + name.replace(".", "_").upper(): name for name in names()}
+    by_variable |= _ALIASES
+    for variable in sorted(env):
+        if not variable.startswith(ENVIRONMENT_PREFIX) or variable in _OTHER_VARIABLES:
+            continue
+        if variable in by_variable:
+            yield by_variable[variable], variable, env[variable]
+        elif not _SERVICE_LINK.fullmatch(variable):
+            wrong.append(
+                f"the environment variable {variable} is no setting"
+                f"{_meant(variable, set(by_variable))}"
+            )
+
+
+def _value(name: str, value: Any) -> Any:
+    """``value`` in the type of the setting; texts of the environment are read as such.
+
+    Raises:
+        ValueError: it has another type or is out of bounds; the message follows the name.
+    """
+    group, _, field_name = name.partition(".")
+    wanted = get_type_hints(get_type_hints(Settings)[group])[field_name]
+    read = _typed(wanted, value)
+    choices = _CHOICES.get(name)
+    if choices is not None and read not in choices:
+        folded = {choice.lower(): choice for choice in choices}
+        if str(read).lower() not in folded:
+            raise ValueError(f"is {read!r}; it must be one of {', '.join(choices)}")
+        read = folded[str(read).lower()]
+    if isinstance(read, int | float) and not isinstance(read, bool):
+        least, most = _AT_LEAST.get(name, 0), _AT_MOST.get(name)
+        if read < least or (most is not None and read > most):
+            bound = f"at least {least:g}" if read < least else f"at most {most:g}"
+            raise ValueError(f"is {read:g}; it must be {bound}")
+    return read
+
+
+def _typed(wanted: Any, value: Any) -> Any:
+    if wanted is bool:
+        words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+        if isinstance(value, str) and value.lower() in words:
+            return words[value.lower()]
+        if not isinstance(value, bool):
+            raise ValueError(f"is {value!r}; it must be true or false")
+        return value
+    if wanted in {int, float}:
+        return _number(wanted, value)
+    if get_origin(wanted) is tuple and get_args(wanted)[0] is str:
+        if isinstance(value, str):
+            value = [part for part in re.split(r"[\s,]+", value) if part]
+        if not isinstance(value, list | tuple) or not all(isinstance(part, str) for part in value):
+            raise ValueError(f"is {value!r}; it must be a list of texts")
+        return tuple(value)
+    if isinstance(value, Path) and wanted is Path:
+        return value
+    if not isinstance(value, str):
+        raise ValueError(f"is {value!r}; it must be text")  # noqa: TRY004 - as above
+    return Path(value) if wanted is Path else value
+
+
+def _number(wanted: type[int] | type[float], value: Any) -> Any:
+    kind = "a whole number" if wanted is int else "a number"
+    try:
+        read = wanted(value)
+    except (ValueError, TypeError, OverflowError):
+        read = None
+    exact = isinstance(value, str) or read == value
+    if read is None or isinstance(value, bool) or not exact or not math.isfinite(read):
+        raise ValueError(f"is {value!r}; it must be {kind}")
+    return read
+
+
+def _contradictions(settings: Settings) -> Iterator[str]:
+    queue = settings.queue
+    if queue.heartbeat_s + queue.margin_s >= queue.lease_s:
+        yield (
+            f"queue.lease_s ({queue.lease_s:g}) must be longer than queue.heartbeat_s "
+            f"({queue.heartbeat_s:g}) and queue.margin_s ({queue.margin_s:g}) together"
+        )
