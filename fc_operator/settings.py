@@ -393,7 +393,7 @@ def _typed(wanted: Any, value: Any) -> Any:
     return Path(value) if wanted is Path else value
 
 
-def _number(wanted: type[int] | type[float], value: Any) -> Any:
+def _number(wanted: type[int | float], value: Any) -> Any:
     kind = "a whole number" if wanted is int else "a number"
     try:
         read = wanted(value)
