@@ -1,0 +1,2 @@
+#!/bin/sh
+echo "an app out of a flake"
