@@ -16,7 +16,7 @@ import resource
 import signal
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 _PR_SET_PDEATHSIG = 1
 _LINE_BYTES_MAX = 64 * 1024 * 1024
 _TERM_GRACE_S = 3.0
+_PIPE_GRACE_S = 1.0
+"""How long a pipe stays open after its leader's end when somebody outside of the group holds it."""
 
 
 class ProcessLimitError(Exception):
@@ -52,14 +54,53 @@ class Finished:
     peak_memory_bytes: int = 0
 
 
+class _Protocol(asyncio.subprocess.SubprocessStreamProtocol):
+    """Tells the end of the leader from the end of its pipes.
+
+    asyncio's own ``Process.wait`` waits for both, and a grandchild can hold a pipe open for ever.
+    When the leader ends, the rest of its group is killed at once, and a pipe that somebody outside
+    of the group still holds is closed a moment later, so that readers come to an end too.
+    """
+
+    def __init__(self, limit: int, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(limit=limit, loop=loop)
+        self.ended = asyncio.Event()
+        self._timers = loop
+        self._child: Any = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._child = transport
+        super().connection_made(transport)
+
+    def process_exited(self) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._child.get_pid(), signal.SIGKILL)
+        self.ended.set()
+        self._timers.call_later(_PIPE_GRACE_S, self._close_when_read)
+        super().process_exited()
+
+    def close(self) -> None:
+        """Close all pipes; what was read from them before can still be had."""
+        self._child.close()
+
+    def _close_when_read(self) -> None:
+        for number in (1, 2):
+            pipe = self._child.get_pipe_transport(number)
+            if pipe is not None and not pipe.is_closing() and not pipe.is_reading():
+                # Our own reader is behind: what the pipe holds is still wanted.
+                self._timers.call_later(_PIPE_GRACE_S, self._close_when_read)
+                return
+        self.close()
+
+
 @dataclass(slots=True)
 class Process:
     """A running child that leads its own process group."""
 
     inner: asyncio.subprocess.Process
     started_s: float
+    _protocol: _Protocol
     killed_because: str = ""
-    _lines_seen: dict[str, int] = field(default_factory=dict)
 
     @property
     def pid(self) -> int:
@@ -69,8 +110,8 @@ class Process:
     async def lines(self, name: str = "stdout") -> AsyncIterator[bytes]:
         """Lines of ``stdout`` or ``stderr`` without their newline, up to 64 MiB each.
 
-        The last line may lack its newline. The pipe ends when every holder of it has closed it; a
-        grandchild that keeps it open ends with the group.
+        The last line may lack its newline. The pipe ends soon after the leader, whoever else holds
+        it: what is left of the group is killed, and others are not waited for.
         """
         stream = self.inner.stdout if name == "stdout" else self.inner.stderr
         if stream is None:
@@ -90,36 +131,48 @@ class Process:
     def kill(self, why: str, sig: signal.Signals = signal.SIGKILL) -> None:
         """Signal the whole group; remembers the first reason in ``killed_because``."""
         self.killed_because = self.killed_because or why
+        if self._protocol.ended.is_set():
+            return  # nothing of the group is left, and its number may be somebody else's by now
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.inner.pid, sig)
 
     async def stop(self, why: str, grace_s: float = _TERM_GRACE_S) -> int:
         """SIGTERM the group, SIGKILL what is left after ``grace_s``; returns the exit code."""
         self.kill(why, signal.SIGTERM)
-        try:
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(grace_s):
-                await self.inner.wait()
-        except TimeoutError:
-            pass
-        # Also when the leader is gone: its children may have outlived it.
+                return await self.wait()
         self.kill(why)
-        return await self.inner.wait()
+        return await self.wait()
 
     async def wait(self) -> int:
-        """Wait for the leader and then end whatever of its group is left; returns the exit code."""
-        code = await self.inner.wait()
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.inner.pid, signal.SIGKILL)
+        """Wait for the leader; returns its exit code. What is left of its group ends with it."""
+        await self._protocol.ended.wait()
+        code = self.inner.returncode
+        assert code is not None
         return code
 
+    def close(self) -> None:
+        """Close our ends of its pipes, once it has ended and nothing more is wanted of them."""
+        self._protocol.close()
 
-def _die_with_parent(
-    memory_bytes: int, death_signal: signal.Signals = signal.SIGKILL
+
+def _prepare(
+    memory_bytes: int, death_signal: signal.Signals, user: pwd.struct_passwd | None
 ) -> Callable[[], None]:
+    """What the child does between fork and exec.
+
+    The user is changed here and not by the library, since uvloop does not know how; and before
+    PR_SET_PDEATHSIG, since the kernel forgets that signal when the user changes.
+    """
     libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
     parent = os.getpid()
 
     def prepare() -> None:
+        if user is not None:
+            os.setgroups([])
+            os.setgid(user.pw_gid)
+            os.setuid(user.pw_uid)
         if libc is not None:
             libc.prctl(_PR_SET_PDEATHSIG, death_signal)
             if os.getppid() != parent:  # the parent died in between
@@ -151,10 +204,9 @@ async def start(
         OSError: the program or ``cwd`` does not exist, or may not be run.
     """
     words = [os.fspath(word) for word in argv]
-    as_user: dict[str, Any] = (
-        {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []} if user else {}
-    )
-    inner = await asyncio.create_subprocess_exec(
+    loop = asyncio.get_running_loop()
+    transport, protocol = await loop.subprocess_exec(
+        lambda: _Protocol(_LINE_BYTES_MAX, loop),
         *words,
         stdin=asyncio.subprocess.PIPE if stdin else asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
@@ -162,11 +214,10 @@ async def start(
         env=dict(env),
         cwd=cwd,
         start_new_session=True,
-        limit=_LINE_BYTES_MAX,
-        preexec_fn=_die_with_parent(memory_bytes, death_signal),
-        **as_user,
+        preexec_fn=_prepare(memory_bytes, death_signal, user),
     )
-    return Process(inner=inner, started_s=time.monotonic())
+    inner = asyncio.subprocess.Process(transport, protocol, loop)
+    return Process(inner=inner, started_s=time.monotonic(), _protocol=protocol)
 
 
 async def run(
@@ -216,23 +267,20 @@ async def run(
                 await process.inner.stdin.drain()
             process.inner.stdin.close()
 
-    async def leader() -> int:
-        # Reap the group as soon as the leader ends, so that a grandchild that holds
-        # the pipe open can't keep us reading.
-        return await process.wait()
-
     try:
         async with asyncio.timeout(limits.timeout_s or None):
             out, err, _, code = await asyncio.gather(
-                read(process.inner.stdout), read(process.inner.stderr), feed(), leader()
+                read(process.inner.stdout), read(process.inner.stderr), feed(), process.wait()
             )
     except TimeoutError:
         await process.stop(f"ran longer than {limits.timeout_s:g} s")
         raise ProcessLimitError(f"{name} ran longer than {limits.timeout_s:g} s") from None
     except BaseException:
         process.kill("the caller stopped waiting")
-        await process.inner.wait()
+        await process.wait()
         raise
+    finally:
+        process.close()
     if process.killed_because:
         raise ProcessLimitError(f"{name} {process.killed_because}")
     return Finished(code=code, stdout=out, stderr=err, wall_s=time.monotonic() - process.started_s)

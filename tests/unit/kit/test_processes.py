@@ -1,9 +1,13 @@
 import asyncio
+import inspect
 import os
+import pwd
 import signal
+import sys
 from pathlib import Path
 
 import pytest
+import uvloop
 
 from fc_operator.kit import processes
 from fc_operator.kit.processes import Limits, ProcessLimitError
@@ -46,10 +50,83 @@ async def test_input_is_fed():
 async def test_h03_a_grandchild_that_holds_the_pipe_open_is_killed_on_time(tmp_path):
     """The child ends at once; a grandchild ignores SIGTERM and keeps stdout open."""
     pid_file = tmp_path / "pid"
-    script = f"(trap '' TERM; echo $BASHPID > {pid_file}; exec sleep 1000) & exit 0"
+    script = f"(trap '' TERM; echo $BASHPID > {pid_file}; exec sleep 1000) & "
+    script += f"while ! [ -s {pid_file} ]; do sleep 0.01; done"
     async with asyncio.timeout(5):
-        done = await processes.run(["bash", "-c", f"{script}"], env=ENV, limits=Limits(timeout_s=4))
+        done = await processes.run(["bash", "-c", script], env=ENV, limits=Limits(timeout_s=4))
     assert done.code == 0
+    await gone(int(pid_file.read_text()))
+
+
+async def test_h03_a_daemon_that_left_the_group_and_holds_the_pipe_is_not_waited_for(tmp_path):
+    """It is none of ours to kill, but what it might still print is not ours to read either."""
+    pid_file = tmp_path / "pid"
+    script = f"setsid sh -c 'echo $$ > {pid_file}; exec sleep 1000' & "
+    script += f"while ! [ -s {pid_file} ]; do sleep 0.01; done; echo done"
+    try:
+        async with asyncio.timeout(5):
+            done = await processes.run(["sh", "-c", script], env=ENV, limits=Limits(timeout_s=4))
+        assert (done.code, done.stdout) == (0, b"done\n")
+        assert alive(int(pid_file.read_text()))
+    finally:
+        os.kill(int(pid_file.read_text()), signal.SIGKILL)
+
+
+async def test_h03_the_leader_ends_while_nobody_reads_its_pipes():
+    process = await processes.start(["sh", "-c", "(sleep 1000) & echo x; exit 5"], env=ENV)
+    async with asyncio.timeout(3):
+        assert await process.wait() == 5
+        assert [line async for line in process.lines()] == [b"x"]
+        assert [line async for line in process.lines("stderr")] == []
+    process.close()
+
+
+async def test_all_that_a_slow_reader_has_not_read_yet_is_kept():
+    """More than the pipe holds, and read only after the grace for foreign holders is over."""
+    process = await processes.start(["head", "-c", "3000000", "/dev/zero"], env=ENV)
+    assert await process.wait() == 0
+    await asyncio.sleep(processes._PIPE_GRACE_S + 0.2)
+    assert len(await process.inner.stdout.read()) == 3_000_000
+
+
+async def test_nothing_is_signalled_after_the_end():
+    process = await processes.start(["true"], env=ENV)
+    assert await process.wait() == 0
+    process.kill("too late")
+    assert process.killed_because == "too late"
+    assert await process.stop("too late as well") == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may become another user")
+async def test_another_user_has_none_of_our_rights():
+    done = await processes.run(["id"], env=ENV, user=pwd.getpwnam("nobody"))
+    nobody = pwd.getpwnam("nobody")
+    text = done.stdout.decode()
+    assert f"uid={nobody.pw_uid}(nobody) gid={nobody.pw_gid}" in text
+    assert "root" not in text
+
+
+@pytest.mark.parametrize("user", ["", "nobody"])
+async def test_a_child_dies_when_we_are_killed(tmp_path, user):
+    """Also as another user: the kernel forgets the death signal when the user changes."""
+    if user and os.geteuid() != 0:
+        pytest.skip("only root may become another user")
+    code = (
+        "import asyncio, pwd, sys\n"
+        "from fc_operator.kit import processes\n"
+        "async def main():\n"
+        f"    user = pwd.getpwnam({user!r}) if {user!r} else None\n"
+        "    child = await processes.start(['sleep', '1000'], env={'PATH': '/usr/bin:/bin'}, user=user)\n"
+        "    print(child.pid, flush=True)\n"
+        "    await child.wait()\n"
+        "asyncio.run(main())\n"
+    )
+    parent = await processes.start([sys.executable, "-c", code], env=dict(os.environ))
+    child = int(await anext(parent.lines()))
+    assert alive(child)
+    os.kill(parent.pid, signal.SIGKILL)
+    await gone(child)
+    assert await parent.wait() == -signal.SIGKILL
 
 
 async def test_the_whole_group_dies_at_the_time_limit(tmp_path):
@@ -119,3 +196,24 @@ async def test_stop_asks_first_then_kills():
     assert await anext(stubborn.lines()) == b"up"
     assert await stubborn.stop("the test says so", grace_s=0.2) == -signal.SIGKILL
     assert stubborn.killed_because == "the test says so"
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        test_output_and_exit_code_come_back,
+        test_h03_a_grandchild_that_holds_the_pipe_open_is_killed_on_time,
+        test_h03_a_daemon_that_left_the_group_and_holds_the_pipe_is_not_waited_for,
+        test_h03_the_leader_ends_while_nobody_reads_its_pipes,
+        test_the_whole_group_dies_at_the_time_limit,
+        test_another_user_has_none_of_our_rights,
+        test_stop_asks_first_then_kills,
+    ],
+    ids=lambda case: case.__name__.removeprefix("test_"),
+)
+def test_the_same_holds_under_uvloop(case, tmp_path):
+    if case is test_another_user_has_none_of_our_rights and os.geteuid() != 0:
+        pytest.skip("only root may become another user")
+    takes = {"tmp_path": tmp_path} if "tmp_path" in inspect.signature(case).parameters else {}
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(case(**takes))
