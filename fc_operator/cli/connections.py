@@ -1,0 +1,80 @@
+"""Which server a verb speaks to and with which key; the loop that it speaks in."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import os
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from fc_operator.clients.api import ApiClient
+
+T = TypeVar("T")
+
+DEFAULT_URL = "http://127.0.0.1:8080"
+
+
+def key_file() -> Path:
+    """Where ``fc key create --save`` puts a key and every verb looks for one."""
+    base = os.environ.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
+    return Path(base) / "fc" / "key"
+
+
+def server_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """``--url`` and ``--key`` after the verb, as they may stand before it."""
+
+    @click.option("--url", metavar="URL", help="The server (FC_URL).", expose_value=False,
+                  callback=functools.partial(_remember, "url"))  # fmt: skip
+    @click.option("--key", metavar="KEY", help="The API key (FC_API_KEY).", expose_value=False,
+                  callback=functools.partial(_remember, "key"))  # fmt: skip
+    @functools.wraps(command)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        return command(*args, **kwargs)
+
+    return wrapped
+
+
+def _remember(what: str, ctx: click.Context, _: click.Parameter, value: str | None) -> None:
+    if value:
+        ctx.ensure_object(dict)[what] = value
+
+
+def address() -> str:
+    """The server's root: flag, then ``FC_URL``, then this machine."""
+    return _given("url") or os.environ.get("FC_URL") or DEFAULT_URL
+
+
+def api_key() -> str:
+    """The key: flag, then ``FC_API_KEY``, then the file; empty if there is none."""
+    given = _given("key") or os.environ.get("FC_API_KEY")
+    if given:
+        return given
+    try:
+        return key_file().read_text().strip()
+    except OSError:
+        return ""
+
+
+def _given(what: str) -> str:
+    context = click.get_current_context(silent=True)
+    while context is not None:
+        if isinstance(context.obj, dict) and context.obj.get(what):
+            return str(context.obj[what])
+        context = context.parent
+    return ""
+
+
+def call(work: Callable[[ApiClient], Awaitable[T]]) -> T:
+    """Run ``work`` with a client of the server."""
+    from fc_operator.clients.api import ApiClient
+
+    async def run() -> T:
+        async with ApiClient(address(), api_key()) as client:
+            return await work(client)
+
+    return asyncio.run(run())

@@ -1,0 +1,177 @@
+"""How answers are printed: tables for people, JSON and YAML for programs.
+
+Colour and boxes only on a terminal; elsewhere a table is aligned columns of any width, so that
+it can be cut and searched.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+FORMATS: Final = ("table", "json", "yaml")
+
+output_option = click.option(
+    "-o",
+    "--output",
+    "output",
+    type=click.Choice(FORMATS),
+    default="table",
+    show_default=True,
+    help="For people, or for programs.",
+)
+
+_STYLES: Final = {
+    **dict.fromkeys(("succeeded", "completed", "Ready", "ready", "True", "true"), "green"),
+    **dict.fromkeys(("running", "Reconciling", "pending"), "cyan"),
+    **dict.fromkeys(("cancelled", "failed_with_output", "skipped", "Unknown"), "yellow"),
+    **dict.fromkeys(
+        ("failed", "dependency_failed", "aborted", "timeout", "cached_failure", "timed_out",
+         "unsupported_system", "log_limit_exceeded", "nar_size_limit_exceeded",
+         "non_deterministic", "False", "Stalled"),
+        "red",
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column: its title and what it shows of an item."""
+
+    title: str
+    value: Callable[[dict[str, Any]], Any]
+    right: bool = False
+
+
+def field(path: str) -> Callable[[dict[str, Any]], Any]:
+    """The value at a dotted path of an item, None where it leads nowhere."""
+
+    def value(item: dict[str, Any]) -> Any:
+        here: Any = item
+        for part in path.split("."):
+            if not isinstance(here, dict):
+                return None
+            here = here.get(part)
+        return here
+
+    return value
+
+
+def console(*, err: bool = False) -> Console:
+    """Where people read; wide enough for anything when nobody watches."""
+    from rich.console import Console
+
+    stream = sys.stderr if err else sys.stdout
+    return Console(
+        file=stream,
+        width=None if stream.isatty() else 10_000,
+        highlight=False,
+        soft_wrap=not stream.isatty(),
+    )
+
+
+def show(
+    output: str, value: Any, columns: Sequence[Column], items: Iterable[dict[str, Any]]
+) -> None:
+    """Print ``items`` as a table, or ``value`` whole as JSON or YAML."""
+    if output == "table":
+        print_table(columns, items)
+    else:
+        print_data(output, value)
+
+
+def print_data(output: str, value: Any) -> None:
+    """``value`` as JSON or YAML."""
+    if output == "json":
+        click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+        return
+    from fc_operator.kit import documents
+
+    click.echo(documents.dump(value), nl=False)
+
+
+def print_table(
+    columns: Sequence[Column], items: Iterable[dict[str, Any]], *, nothing: str = "nothing"
+) -> None:
+    """Items as rows; says so on standard error where there are none."""
+    rows = list(items)
+    if not rows:
+        click.echo(nothing, err=True)
+        return
+    out = console()
+    out.print(table(columns, rows), crop=False, no_wrap=not out.is_terminal)
+
+
+def table(
+    columns: Sequence[Column], items: Iterable[dict[str, Any]], *, title: str | None = None
+) -> Table:
+    """A borderless table."""
+    from rich.table import Table
+
+    made = Table(box=None, pad_edge=False, header_style="bold", title=title, title_justify="left")
+    for column in columns:
+        made.add_column(column.title, justify="right" if column.right else "left")
+    for item in items:
+        made.add_row(*(cell(column.value(item)) for column in columns))
+    return made
+
+
+def cell(value: Any) -> Text:
+    """A value as a cell; statuses coloured, control characters of foreign text taken out."""
+    from rich.text import Text
+
+    text = printable(said(value))
+    return Text(text, style=_STYLES.get(text, ""))
+
+
+def said(value: Any) -> str:
+    """A value as a word."""
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, list | tuple):
+        return ",".join(said(each) for each in value) or "-"
+    return str(value)
+
+
+def printable(text: str) -> str:
+    """Text that can't move the cursor or fake a line: control characters become ``?``."""
+    return "".join(each if each.isprintable() else "?" for each in text.replace("\n", " "))
+
+
+def ago(moment: str | None, now: datetime | None = None) -> str | None:
+    """How long since an RFC 3339 moment, in one unit: ``42s``, ``7m``, ``3h``, ``12d``."""
+    if not moment:
+        return None
+    then = datetime.fromisoformat(moment)
+    return lasted(((now or datetime.now(UTC)) - then).total_seconds())
+
+
+def lasted(seconds: float | None) -> str | None:
+    """A duration in one or two units: ``0.4s``, ``42s``, ``7m12s``, ``3h5m``, ``12d``."""
+    if seconds is None:
+        return None
+    if seconds < 10:
+        return f"{max(seconds, 0):.1f}s"
+    whole = int(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60}s"
+    if whole < 86_400:
+        return f"{whole // 3600}h{whole % 3600 // 60}m"
+    return f"{whole // 86_400}d"
