@@ -1,0 +1,93 @@
+"""Encryption of small values at rest: AES-256-GCM with a key of the installation.
+
+The context of a value is bound to it, so that a ciphertext copied into another row does not open
+there. A ciphertext begins with a version byte; keys are 32 random bytes.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import contextlib
+import os
+from pathlib import Path
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+KEY_BYTES = 32
+_NONCE_BYTES = 12
+_VERSION = b"\x01"
+
+
+class CipherError(Exception):
+    """A key is malformed, or a ciphertext does not open with this key in this context."""
+
+
+class Cipher:
+    """Encrypts and decrypts under one key."""
+
+    def __init__(self, key: bytes) -> None:
+        if len(key) != KEY_BYTES:
+            raise CipherError(f"a key has {KEY_BYTES} bytes, not {len(key)}")
+        self._aead = AESGCM(key)
+
+    def encrypt(self, plain: bytes, *, context: str) -> bytes:
+        """The ciphertext of ``plain``, different each time, which opens in ``context`` only."""
+        nonce = os.urandom(_NONCE_BYTES)
+        return _VERSION + nonce + self._aead.encrypt(nonce, plain, context.encode())
+
+    def decrypt(self, data: bytes, *, context: str) -> bytes:
+        """What was encrypted.
+
+        Raises:
+            CipherError: another key or context made it, or it was changed.
+        """
+        if data[:1] != _VERSION or len(data) < 1 + _NONCE_BYTES + 16:
+            raise CipherError("this is no ciphertext of ours")
+        nonce, sealed = data[1 : 1 + _NONCE_BYTES], data[1 + _NONCE_BYTES :]
+        try:
+            return self._aead.decrypt(nonce, sealed, context.encode())
+        except InvalidTag as error:
+            raise CipherError(
+                "it does not open: made with another key, for another object, or changed"
+            ) from error
+
+
+def decode_key(text: str) -> bytes:
+    """A key from base64 text, as settings hold it.
+
+    Raises:
+        CipherError: it is not 32 bytes in base64.
+    """
+    try:
+        key = base64.b64decode(text.strip(), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise CipherError("a key is 32 bytes in base64") from error
+    if len(key) != KEY_BYTES:
+        raise CipherError(f"a key has {KEY_BYTES} bytes, not {len(key)}")
+    return key
+
+
+def load_or_make_key(path: Path) -> bytes:
+    """The key kept at ``path``; made (mode 0600) when there is none, once if several start at once.
+
+    Raises:
+        CipherError: what stands there is no key.
+        OSError: it can't be read or written.
+    """
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
+        descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(base64.b64encode(os.urandom(KEY_BYTES)) + b"\n")
+                file.flush()
+                os.fsync(file.fileno())
+            # A link appears whole or not at all, and never replaces the key of another process.
+            with contextlib.suppress(FileExistsError):
+                os.link(aside, path)
+        finally:
+            aside.unlink()
+    return decode_key(path.read_text())
