@@ -77,6 +77,10 @@ CREATE UNIQUE INDEX users_username_lower ON users (lower(username));
 CREATE UNIQUE INDEX users_email_lower ON users (lower(email));
 
 -- remote_builders ----------------------------------------------------------------------------
+-- What could never be chosen stays so, in values that the constraints know.
+UPDATE remote_builders SET systems = '{builtin}', enabled = false WHERE cardinality(systems) = 0;
+UPDATE remote_builders SET max_jobs = 1, enabled = false WHERE max_jobs < 1;
+UPDATE remote_builders SET speed_factor = 1 WHERE speed_factor < 1;
 ALTER TABLE remote_builders
     ALTER COLUMN id SET DEFAULT fc_uuid_v7(),
     ALTER COLUMN name TYPE TEXT,
@@ -96,7 +100,10 @@ ALTER TABLE remote_builders
     ADD COLUMN updated_at TIMESTAMPTZ NOT NULL DEFAULT now();
 
 -- jobsets ------------------------------------------------------------------------------------
-UPDATE jobsets SET state = 'disabled' WHERE NOT enabled;
+UPDATE jobsets SET state = 'disabled' WHERE NOT enabled OR scheduling_shares < 1;
+UPDATE jobsets SET scheduling_shares = greatest(scheduling_shares, 1), keep_nr = greatest(keep_nr, 0),
+    check_interval = greatest(check_interval, 0)
+    WHERE scheduling_shares < 1 OR keep_nr < 0 OR check_interval < 0;
 ALTER TABLE jobsets
     ALTER COLUMN id SET DEFAULT fc_uuid_v7(),
     ALTER COLUMN name TYPE TEXT,
@@ -112,9 +119,9 @@ ALTER TABLE jobsets
     ADD COLUMN description TEXT NOT NULL DEFAULT '',
     ADD COLUMN systems TEXT[] NOT NULL DEFAULT '{}',
     ADD COLUMN only_build_latest BOOLEAN NOT NULL DEFAULT false,
-    ADD COLUMN timeout_s INTEGER,
-    ADD COLUMN max_silent_s INTEGER,
-    ADD COLUMN evaluation_timeout_s INTEGER,
+    ADD COLUMN timeout_s INTEGER CHECK (timeout_s > 0),
+    ADD COLUMN max_silent_s INTEGER CHECK (max_silent_s > 0),
+    ADD COLUMN evaluation_timeout_s INTEGER CHECK (evaluation_timeout_s > 0),
     ADD COLUMN allow_import_from_derivation BOOLEAN NOT NULL DEFAULT false,
     ADD COLUMN suspended BOOLEAN NOT NULL DEFAULT false,
     ADD COLUMN deleting_at TIMESTAMPTZ,
@@ -197,6 +204,8 @@ CREATE INDEX evaluations_queue ON evaluations (evaluation_time, id) WHERE status
 CREATE INDEX evaluations_unfinished ON evaluations (jobset_id) WHERE builds_ended_at IS NULL;
 CREATE INDEX evaluations_key ON evaluations (inputs_hash) WHERE status = 'completed';
 CREATE INDEX evaluations_commit ON evaluations (commit_hash);
+CREATE INDEX evaluations_reused_from ON evaluations (reused_from) WHERE reused_from IS NOT NULL;
+CREATE INDEX evaluations_task ON evaluations (task_id) WHERE task_id IS NOT NULL;
 
 -- builds -------------------------------------------------------------------------------------
 ALTER TABLE builds
@@ -234,12 +243,16 @@ ALTER TABLE builds
     ADD COLUMN kept_at TIMESTAMPTZ;
 ALTER TABLE builds ADD CONSTRAINT builds_number_key UNIQUE (number);
 CREATE INDEX builds_step ON builds (step_id) WHERE step_id IS NOT NULL;
+CREATE INDEX builds_root_cause ON builds (root_cause_step_id) WHERE root_cause_step_id IS NOT NULL;
 CREATE INDEX builds_status ON builds (evaluation_id, status);
 CREATE INDEX builds_job ON builds (job_name, number DESC);
 CREATE INDEX builds_drv ON builds (drv_path, number DESC);
 CREATE INDEX builds_live ON builds (status, number DESC) WHERE status IN ('pending', 'running');
 
 -- build_products -----------------------------------------------------------------------------
+-- The seed kept a NAR hash and a NAR size in these two.
+UPDATE build_products SET sha256_hash = NULL, file_size = NULL
+    WHERE is_directory OR sha256_hash !~ '^[0-9a-f]{64}$';
 ALTER TABLE build_products
     ALTER COLUMN id SET DEFAULT fc_uuid_v7(),
     ALTER COLUMN name TYPE TEXT,
@@ -252,8 +265,12 @@ ALTER TABLE build_products
     ADD COLUMN subtype TEXT NOT NULL DEFAULT '',
     ADD COLUMN default_path TEXT NOT NULL DEFAULT '',
     ADD COLUMN output TEXT NOT NULL DEFAULT 'out',
-    ADD CONSTRAINT build_products_sha256_check CHECK (sha256_hash ~ '^[0-9a-f]{64}$'),
-    ADD CONSTRAINT build_products_nr_key UNIQUE (build_id, nr);
+    ADD CONSTRAINT build_products_sha256_check CHECK (sha256_hash ~ '^[0-9a-f]{64}$');
+UPDATE build_products p SET nr = numbered.nr FROM (
+    SELECT id, row_number() OVER (PARTITION BY build_id ORDER BY created_at, id) AS nr
+    FROM build_products) numbered
+    WHERE numbered.id = p.id AND numbered.nr > 1;
+ALTER TABLE build_products ADD CONSTRAINT build_products_nr_key UNIQUE (build_id, nr);
 
 -- build_steps: one row per attempt at the build's own step, written for the build that caused it.
 -- The text of the attempt is its log.
@@ -264,6 +281,7 @@ ALTER TABLE build_steps
     ADD COLUMN attempt INTEGER,
     ADD COLUMN drv_path TEXT,
     ADD COLUMN status TEXT;
+CREATE INDEX build_steps_step ON build_steps (step_id) WHERE step_id IS NOT NULL;
 
 ALTER TABLE build_dependencies ALTER COLUMN id SET DEFAULT fc_uuid_v7();
 
@@ -306,7 +324,9 @@ ALTER TABLE notification_tasks
 ALTER TABLE jobset_inputs
     ALTER COLUMN id SET DEFAULT fc_uuid_v7(),
     ALTER COLUMN name TYPE TEXT,
-    ALTER COLUMN input_type TYPE TEXT;
+    ALTER COLUMN input_type TYPE TEXT,
+    ADD CONSTRAINT jobset_inputs_value_check CHECK (input_type <> 'git'
+        OR value !~* '^(ext::|file:)' AND left(value, 1) <> '-');
 
 ALTER TABLE channels
     ALTER COLUMN id SET DEFAULT fc_uuid_v7(),
@@ -315,16 +335,24 @@ ALTER TABLE channels
     ADD CONSTRAINT channels_current_evaluation_id_fkey FOREIGN KEY (current_evaluation_id)
         REFERENCES evaluations (id) ON DELETE SET NULL,
     ADD COLUMN promoted_at TIMESTAMPTZ;
+CREATE INDEX channels_current_evaluation ON channels (current_evaluation_id)
+    WHERE current_evaluation_id IS NOT NULL;
 
 -- A NULL jobset no longer lets the same star in twice.
+DELETE FROM starred_jobs a USING starred_jobs b
+    WHERE a.jobset_id IS NULL AND b.jobset_id IS NULL AND a.id > b.id
+        AND (a.user_id, a.project_id, a.job_name) = (b.user_id, b.project_id, b.job_name);
 ALTER TABLE starred_jobs
     ALTER COLUMN id SET DEFAULT fc_uuid_v7(),
     ALTER COLUMN job_name TYPE TEXT,
     DROP CONSTRAINT starred_jobs_user_id_project_id_jobset_id_job_name_key,
     ADD CONSTRAINT starred_jobs_user_id_project_id_jobset_id_job_name_key
         UNIQUE NULLS NOT DISTINCT (user_id, project_id, jobset_id, job_name);
+CREATE INDEX starred_jobs_jobset ON starred_jobs (jobset_id) WHERE jobset_id IS NOT NULL;
 
-ALTER TABLE user_sessions ALTER COLUMN id SET DEFAULT fc_uuid_v7();
+ALTER TABLE user_sessions
+    ALTER COLUMN id SET DEFAULT fc_uuid_v7(),
+    ALTER COLUMN session_token_hash TYPE TEXT;
 
 ALTER TABLE project_members
     ALTER COLUMN id SET DEFAULT fc_uuid_v7(),
@@ -340,13 +368,22 @@ ALTER TABLE build_metrics
     ADD CONSTRAINT build_metrics_name_check CHECK (metric_name ~ '^[A-Za-z0-9._-]+$'),
     ADD CONSTRAINT build_metrics_unit_check CHECK (unit ~ '^[A-Za-z0-9._%-]*$');
 
--- failed_paths_cache: real failures only, each with an end that is tested when it is read.
+-- failed_paths_cache: real failures only, each with an end that is tested when it is read. Which
+-- build saw it is a reference now, and goes with that build.
+UPDATE failed_paths_cache f SET source_build_id = NULL
+    WHERE NOT EXISTS (SELECT FROM builds b WHERE b.id = f.source_build_id);
+DELETE FROM failed_paths_cache
+    WHERE failure_status NOT IN ('failed', 'log_limit_exceeded', 'nar_size_limit_exceeded');
 ALTER TABLE failed_paths_cache
     ADD COLUMN expires_at TIMESTAMPTZ NOT NULL DEFAULT now() + interval '1 day',
     ADD COLUMN step_id BIGINT,
     ADD COLUMN attempt INTEGER,
+    ADD CONSTRAINT failed_paths_cache_build_fkey FOREIGN KEY (source_build_id)
+        REFERENCES builds (id) ON DELETE SET NULL,
     ADD CONSTRAINT failed_paths_cache_status_check CHECK (failure_status IN
         ('failed', 'log_limit_exceeded', 'nar_size_limit_exceeded'));
+CREATE INDEX failed_paths_cache_build ON failed_paths_cache (source_build_id)
+    WHERE source_build_id IS NOT NULL;
 
 -- Every mutable table moves its updated_at.
 CREATE TRIGGER update_channels_updated_at BEFORE UPDATE ON channels

@@ -34,7 +34,10 @@ CREATE TABLE steps (
     max_silent_s INTEGER,
     is_fixed_output BOOLEAN NOT NULL DEFAULT false,
     prefer_local BOOLEAN NOT NULL DEFAULT false,
+    -- Being rebuilt to compare; its outputs are valid all the while, so it blocks nobody.
     check_mode BOOLEAN NOT NULL DEFAULT false,
+    -- The build that first needed it; its attempts are written into that build's history.
+    build_id UUID,
     root_cause_step_id BIGINT REFERENCES steps (id) ON DELETE SET NULL,
     status_reason TEXT NOT NULL DEFAULT '',
     error_message TEXT,
@@ -49,6 +52,33 @@ CREATE TABLE steps (
 CREATE INDEX steps_backoff ON steps (not_before) WHERE not_before IS NOT NULL;
 CREATE INDEX steps_root_cause ON steps (root_cause_step_id) WHERE root_cause_step_id IS NOT NULL;
 CREATE INDEX steps_jobset ON steps (jobset_id);
+CREATE INDEX steps_unsupported ON steps (class_id) WHERE status = 'unsupported_system';
+
+-- Whether what needs a step may go on.
+CREATE FUNCTION fc_outputs_valid(status TEXT, check_mode BOOLEAN) RETURNS BOOLEAN
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    AS $$ SELECT check_mode OR status IN ('succeeded', 'failed_with_output', 'non_deterministic') $$;
+
+-- The longer of two limits in seconds; NULL is `plain`, the default, and 0 is no limit.
+CREATE FUNCTION fc_longest(a INTEGER, b INTEGER, plain INTEGER) RETURNS INTEGER
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    AS $$ SELECT nullif(CASE WHEN 0 IN (coalesce(a, plain), coalesce(b, plain)) THEN 0
+        ELSE greatest(coalesce(a, plain), coalesce(b, plain)) END, plain) $$;
+
+-- The shape of each session's own temporary table of the same name, through which steps are
+-- ingested; this one stays empty.
+CREATE UNLOGGED TABLE stage_steps (
+    drv_path TEXT NOT NULL,
+    name TEXT NOT NULL,
+    class_id INTEGER NOT NULL,
+    blockers INTEGER NOT NULL,
+    priority INTEGER NOT NULL,
+    timeout_s INTEGER,
+    max_silent_s INTEGER,
+    is_fixed_output BOOLEAN NOT NULL,
+    prefer_local BOOLEAN NOT NULL,
+    build_id UUID
+);
 
 CREATE TABLE step_edges (
     step_id BIGINT NOT NULL REFERENCES steps (id) ON DELETE CASCADE,
@@ -100,6 +130,8 @@ CREATE TABLE tasks (
 CREATE UNIQUE INDEX tasks_one_live_evaluation ON tasks (evaluation_id)
     WHERE state = 'live' AND evaluation_id IS NOT NULL;
 CREATE INDEX tasks_live ON tasks (expires_at) WHERE state = 'live';
+CREATE INDEX tasks_evaluation ON tasks (evaluation_id) WHERE evaluation_id IS NOT NULL;
+CREATE INDEX tasks_builder ON tasks (builder_id) WHERE builder_id IS NOT NULL;
 
 -- One row per running step; hot and small.
 CREATE TABLE leases (
@@ -143,6 +175,8 @@ CREATE TABLE attempts (
 );
 CREATE INDEX attempts_unarchived ON attempts (ended_at)
     WHERE ended_at IS NOT NULL AND log_key IS NULL AND log_bytes > 0;
+CREATE INDEX attempts_build ON attempts (build_id) WHERE build_id IS NOT NULL;
+CREATE INDEX attempts_builder ON attempts (builder_id) WHERE builder_id IS NOT NULL;
 
 CREATE TABLE log_chunks (
     step_id BIGINT NOT NULL,
@@ -150,7 +184,8 @@ CREATE TABLE log_chunks (
     start_offset BIGINT NOT NULL,
     data BYTEA NOT NULL,
     written_at TIMESTAMPTZ NOT NULL DEFAULT now(),
-    PRIMARY KEY (step_id, attempt, start_offset)
+    PRIMARY KEY (step_id, attempt, start_offset),
+    FOREIGN KEY (step_id, attempt) REFERENCES attempts (step_id, attempt) ON DELETE CASCADE
 );
 ALTER TABLE log_chunks ALTER COLUMN data SET STORAGE EXTERNAL;
 
@@ -169,6 +204,7 @@ CREATE TABLE constituents (
     constituent_build_id UUID NOT NULL REFERENCES builds (id) ON DELETE CASCADE,
     PRIMARY KEY (build_id, constituent_build_id)
 );
+CREATE INDEX constituents_constituent ON constituents (constituent_build_id);
 
 CREATE TABLE evaluation_errors (
     evaluation_id UUID NOT NULL REFERENCES evaluations (id) ON DELETE CASCADE,
@@ -204,7 +240,8 @@ CREATE TABLE config_repositories (
     namespace TEXT NOT NULL DEFAULT 'default',
     -- A directory is watched, a git URL is fetched.
     kind TEXT NOT NULL DEFAULT 'git' CHECK (kind IN ('git', 'directory')),
-    url TEXT NOT NULL,
+    url TEXT NOT NULL CHECK (kind = 'directory'
+        OR url !~* '^(ext::|file:)' AND left(url, 1) <> '-'),
     branch TEXT,
     path TEXT NOT NULL DEFAULT '',
     interval_s INTEGER NOT NULL DEFAULT 60 CHECK (interval_s > 0),
