@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-from pathlib import Path
+from typing import Any
 
 import click
 
-from fc_operator.cli import exits, outputs
+from fc_operator.cli import exits, outputs, process_options
 
 _EXAMPLES = """\
 \b
@@ -25,27 +25,20 @@ _MARKS = {"found": ("found", "green"), "missing": ("missing", "red"), "optional"
 @click.command(
     short_help="Look for what this machine needs and say how to get it.", epilog=_EXAMPLES
 )
-@click.option(
-    "--settings",
-    "settings_file",
-    type=click.Path(path_type=Path),
-    envvar="FC_CONFIG_FILE",
-    help="The settings file (FC_CONFIG_FILE).",
-)
+@process_options.settings_options
 @outputs.output_option
-def command(settings_file: Path | None, output: str) -> int:
+def command(output: str, **options: Any) -> int:
     """Look for what this machine needs and say how to get it.
 
     It looks at programs, at what they say when they run, and builds something tiny to see whether
     Nix and its sandbox work; it changes nothing.
     """
-    from fc_operator import settings
     from fc_operator.app import diagnosis
     from fc_operator.kit import logs
 
+    settings = process_options.load(options)
     logs.configure(level="error")
-    loaded = settings.load(file=settings_file, env=os.environ)
-    findings = asyncio.run(diagnosis.diagnose(loaded, os.environ))
+    findings = asyncio.run(diagnosis.diagnose(settings, os.environ))
     if output != "table":
         shown = ("name", "state", "detail", "cure")
         outputs.print_data(output, [{key: str(getattr(f, key)) for key in shown} for f in findings])

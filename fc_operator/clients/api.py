@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from typing import Any, Self
 
 import aiohttp
@@ -117,6 +117,18 @@ class ApiClient:
             cursor = page.get("next")
             if not cursor:
                 return
+
+    async def all(
+        self, path: str, parameters: Parameters | None = None, *, most: int | None = None
+    ) -> list[dict[str, Any]]:
+        """The items of a list, all or the first ``most``."""
+        found: list[dict[str, Any]] = []
+        async with aclosing(self.items(path, parameters)) as items:
+            async for item in items:
+                if most is not None and len(found) >= most:
+                    break
+                found.append(item)
+        return found
 
     async def text(
         self, path: str, parameters: Parameters | None = None
