@@ -160,7 +160,7 @@ class ApiClient:
                     path,
                     parameters,
                     accept="text/event-stream",
-                    headers={"Last-Event-ID": parser.last_id} if parser.last_id else {},
+                    headers=_resume(parser),
                     endless=True,
                 ) as response:
                     if response.status == 204:
@@ -248,8 +248,12 @@ async def _events(
             yield event
 
 
+def _resume(parser: EventParser) -> dict[str, str]:
+    return {"Last-Event-ID": parser.completed_id} if parser.completed_id else {}
+
+
 def _renewed(parser: EventParser) -> EventParser:
-    renewed = EventParser(parser.last_id)
+    renewed = EventParser(parser.completed_id)
     renewed.retry_s = parser.retry_s
     return renewed
 

@@ -49,9 +49,9 @@ class GitServer:
         """
         app = web.Application(client_max_size=_REQUEST_BYTES_MAX)
         app.router.add_route("*", "/{tail:.*}", self._handle)
-        runner = web.AppRunner(app, access_log=None)
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
         await runner.setup()
-        site = web.TCPSite(runner, self._host, self._port, shutdown_timeout=1)
+        site = web.TCPSite(runner, self._host, self._port)
         try:
             await site.start()
         except OSError as error:

@@ -19,7 +19,9 @@ class EventParser:
     """Takes a stream line by line; keeps what outlives an event: the last id, the retry wait."""
 
     def __init__(self, last_id: str = "") -> None:
-        self.last_id = last_id
+        self.completed_id = last_id
+        """The id as of the last event that was whole: what a reconnect sends."""
+        self._id = last_id
         self.retry_s: float | None = None
         """How long the server wants us to wait before a reconnect."""
         self._event = ""
@@ -36,7 +38,7 @@ class EventParser:
         elif name == "event":
             self._event = value
         elif name == "id" and "\0" not in value:
-            self.last_id = value
+            self._id = value
         elif name == "retry" and value.isascii() and value.isdigit():
             self.retry_s = int(value) / 1000
         return None
@@ -44,6 +46,7 @@ class EventParser:
     def _complete(self) -> ServerEvent | None:
         event, data = self._event, self._data
         self._event, self._data = "", []
+        self.completed_id = self._id
         if not data:
             return None
-        return ServerEvent(event=event or "message", data="\n".join(data), id=self.last_id)
+        return ServerEvent(event=event or "message", data="\n".join(data), id=self._id)
