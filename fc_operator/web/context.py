@@ -1,0 +1,48 @@
+"""What handlers work with, built once by ``app`` and passed to all of them."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from fc_operator.clients.objects import ObjectStore
+    from fc_operator.settings import Settings
+    from fc_operator.store.database import Database
+    from fc_operator.store.listener import Listener
+    from fc_operator.web.identity import Identities
+    from fc_operator.web.measures import Measures
+
+
+class Decrypts(Protocol):
+    """Opens what was stored encrypted (``kit.ciphers.Cipher``)."""
+
+    def decrypt(self, data: bytes, *, context: str) -> bytes:
+        """The plain bytes."""
+        ...
+
+
+@dataclass(slots=True, kw_only=True)
+class Context:
+    """The parts below us."""
+
+    database: Database
+    listener: Listener
+    objects: ObjectStore
+    cipher: Decrypts
+    settings: Settings
+    identities: Identities
+    measures: Measures
+    log_streams: int = 0
+    """Live log viewers at present."""
+
+
+def is_loopback(host: str) -> bool:
+    """Whether ``host`` (without a port) can only mean this machine."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
