@@ -43,6 +43,8 @@ class JobRow:
     """Aggregates: constituents given as derivations."""
     named_constituents: tuple[str, ...] = ()
     """Aggregates: constituents given as job names or globs."""
+    glob_constituents: bool = False
+    """Whether ``named_constituents`` are globs over job names."""
     input_drvs: dict[DrvPath, tuple[str, ...]] | None = None
     """Direct input derivations with the outputs used, where the evaluator told; else None."""
     required_features: tuple[str, ...] | None = None

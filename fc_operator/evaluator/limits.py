@@ -1,0 +1,81 @@
+"""Bounds of a running evaluator: memory of its whole group, time, bytes that it prints."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+
+import psutil
+
+from fc_operator.kit.processes import Process
+
+_LOOK_S = 0.2
+
+
+def group_memory_bytes(pid: int) -> int:
+    """Resident memory of a process and all its descendants; 0 when it is gone."""
+    total = 0
+    with contextlib.suppress(psutil.Error):
+        leader = psutil.Process(pid)
+        for process in (leader, *leader.children(recursive=True)):
+            with contextlib.suppress(psutil.Error):
+                total += process.memory_info().rss
+    return total
+
+
+class Watch:
+    """Kills a process's group when it passes a bound; afterwards says which one it was."""
+
+    def __init__(self, *, memory_bytes: int, deadline_s: float, output_bytes: int) -> None:
+        self.memory_bytes = memory_bytes
+        self._deadline_s = deadline_s
+        self._output_bytes = output_bytes
+        self._seen_bytes = 0
+        self.out_of_memory = False
+        self.peak_memory_bytes = 0
+
+    @property
+    def left_s(self) -> float:
+        """Seconds until the deadline; negative after it."""
+        return self._deadline_s - time.monotonic()
+
+    def count(self, process: Process, size_bytes: int) -> None:
+        """Add to what was printed, over all processes of one evaluation."""
+        self._seen_bytes += size_bytes
+        if self._output_bytes and self._seen_bytes > self._output_bytes:
+            process.kill(f"it printed more than {self._output_bytes} bytes")
+
+    @property
+    def too_much_output(self) -> bool:
+        """Whether more was printed than is allowed."""
+        return bool(self._output_bytes) and self._seen_bytes > self._output_bytes
+
+    @contextlib.asynccontextmanager
+    async def over(self, process: Process) -> AsyncIterator[None]:
+        """Watch ``process`` while the block runs; leave nothing of its group behind."""
+        self.out_of_memory = False
+        watcher = asyncio.create_task(self._look(process))
+        try:
+            yield
+        finally:
+            watcher.cancel()
+            process.kill("the evaluation is over")
+            # Shielded: also a cancelled caller leaves only when the group is gone.
+            await asyncio.shield(process.wait())
+            with contextlib.suppress(asyncio.CancelledError):
+                await watcher
+
+    async def _look(self, process: Process) -> None:
+        while True:
+            if self.left_s <= 0:
+                process.kill("it ran too long")
+                return
+            used = await asyncio.to_thread(group_memory_bytes, process.pid)
+            self.peak_memory_bytes = max(self.peak_memory_bytes, used)
+            if self.memory_bytes and used > self.memory_bytes:
+                self.out_of_memory = True
+                process.kill(f"it used more than {self.memory_bytes >> 20} MiB of memory")
+                return
+            await asyncio.sleep(min(_LOOK_S, max(0.0, self.left_s)))
