@@ -33,13 +33,13 @@ output_option = click.option(
 )
 
 _STYLES: Final = {
-    **dict.fromkeys(("succeeded", "completed", "Ready", "ready", "True", "true"), "green"),
+    **dict.fromkeys(("succeeded", "completed", "Ready", "ready", "True", "true", "ok"), "green"),
     **dict.fromkeys(("running", "Reconciling", "pending"), "cyan"),
     **dict.fromkeys(("cancelled", "failed_with_output", "skipped", "Unknown"), "yellow"),
     **dict.fromkeys(
         ("failed", "dependency_failed", "aborted", "timeout", "cached_failure", "timed_out",
          "unsupported_system", "log_limit_exceeded", "nar_size_limit_exceeded",
-         "non_deterministic", "False", "Stalled"),
+         "non_deterministic", "False", "Stalled", "differs"),
         "red",
     ),
 }  # fmt: skip

@@ -111,7 +111,7 @@ class ApiClient:
         """Every item of a list, page after page."""
         cursor: str | None = None
         while True:
-            page = await self.get(path, {**(parameters or {}), "after": cursor})
+            page = await self.get(path, {**(parameters or {}), "cursor": cursor})
             for item in page["items"]:
                 yield item
             cursor = page.get("next")

@@ -39,7 +39,7 @@ async def test_a_list_is_read_page_after_page(serve):
     pages = {None: ([1, 2], "two"), "two": ([3], None)}
 
     async def things(request):
-        items, after = pages[request.query.get("after")]
+        items, after = pages[request.query.get("cursor")]
         assert request.query["status"] == "failed"
         return web.json_response({"items": [{"n": n} for n in items], "next": after})
 
