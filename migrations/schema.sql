@@ -29,6 +29,11 @@ BEGIN
 END;
 $$;
 
+CREATE FUNCTION fc_longest(a integer, b integer, plain integer) RETURNS integer
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    AS $$ SELECT nullif(CASE WHEN 0 IN (coalesce(a, plain), coalesce(b, plain)) THEN 0
+        ELSE greatest(coalesce(a, plain), coalesce(b, plain)) END, plain) $$;
+
 CREATE FUNCTION fc_outputs_valid(status text, check_mode boolean) RETURNS boolean
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     AS $$ SELECT check_mode OR status IN ('succeeded', 'failed_with_output', 'non_deterministic') $$;

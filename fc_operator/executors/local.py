@@ -14,6 +14,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fc_operator.clients.nix import environment
 from fc_operator.errors import PrerequisiteError
 from fc_operator.executors import derivations, log_format, nix_arguments, process_tree
 from fc_operator.executors.classification import Evidence, Fault, Verdict, classify
@@ -86,7 +87,7 @@ class LocalExecutor:
         self._roots = dir.absolute() / "roots"
         self._running_dir = dir.absolute() / "running"
         self._harvest = harvest
-        self._env = nix_arguments.environment(env)
+        self._env = environment(env)
         self._slots_total = builds.local_slots or os.cpu_count() or 1
         self._slots = asyncio.Semaphore(self._slots_total)
         self._busy = 0

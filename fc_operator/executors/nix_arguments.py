@@ -1,22 +1,13 @@
-"""How Nix is called for a step: arguments and environment. Pure."""
+"""How Nix is called for a step. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from fc_operator.model.tasks import StepOrder
 from fc_operator.settings import NixSettings
-
-_KEPT = frozenset(
-    {
-        *("PATH", "HOME", "TMPDIR", "LANG", "LC_ALL", "LOCALE_ARCHIVE", "TZDIR"),
-        *("NIX_REMOTE", "NIX_STORE_DIR", "NIX_STATE_DIR", "NIX_LOG_DIR", "NIX_CONF_DIR"),
-        *("NIX_USER_CONF_FILES", "NIX_CONFIG", "NIX_SSL_CERT_FILE", "SSL_CERT_FILE"),
-        *("http_proxy", "https_proxy", "no_proxy", "all_proxy"),
-    }
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,13 +20,6 @@ class Sandbox:
     """Host folders that the sandbox needs, because this Nix brings no shell of its own."""
     why: str = ""
     """For people: what the probe saw, where it is not what was wished."""
-
-
-def environment(env: Mapping[str, str]) -> dict[str, str]:
-    """Of ``env`` only what Nix itself needs; no credential of ours is ever in reach of a build."""
-    kept = {name: value for name, value in env.items() if name in _KEPT}
-    kept.setdefault("PATH", "/usr/local/bin:/usr/bin:/bin")
-    return kept
 
 
 def sandbox_options(sandbox: Sandbox) -> list[str]:

@@ -10,8 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from fc_operator.clients import registrations
 from fc_operator.errors import ProtocolError
-from fc_operator.executors import derivations, log_format, outputs, process_tree
+from fc_operator.executors import derivations, log_format, process_tree
 from fc_operator.executors.classification import Evidence, Fault, Verdict, classify
 from fc_operator.executors.event_pipe import EventPipe, StepLog
 from fc_operator.kit import processes
@@ -180,7 +181,8 @@ class Realisation:
         if finished.code != 0:
             words = log_format.strip_ansi(finished.stderr.decode("utf-8", "replace")).strip()
             raise ProtocolError(f"nix-store --dump-db failed: {words}")
-        return outputs.describe(paths, outputs.parse_registrations(finished.stdout.decode()))
+        known = registrations.parse_registrations(finished.stdout.decode())
+        return registrations.describe(paths, known)
 
     async def _call(self, argv: Sequence[str]) -> int:
         self._cpu_ms_before, self._cpu_ms = self._cpu_ms_before + self._cpu_ms, 0

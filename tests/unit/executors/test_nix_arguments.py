@@ -1,6 +1,7 @@
 from pathlib import Path
 
-from fc_operator.executors import derivations, nix_arguments, outputs
+from fc_operator.clients import nix, registrations
+from fc_operator.executors import derivations, nix_arguments
 from fc_operator.executors.nix_arguments import Sandbox
 from fc_operator.model.ids import DrvPath, StepId, TaskId, new_uuid
 from fc_operator.model.tasks import StepOrder
@@ -49,7 +50,7 @@ def test_c06_no_call_may_fall_back_from_the_sandbox():
 
 def test_only_what_nix_needs_reaches_its_environment():
     env = {"PATH": "/p", "NIX_REMOTE": "daemon", "FC_ENCRYPTION_KEY": "s", "AWS_SECRET": "s"}
-    assert nix_arguments.environment(env) == {"PATH": "/p", "NIX_REMOTE": "daemon"}
+    assert nix.environment(env) == {"PATH": "/p", "NIX_REMOTE": "daemon"}
 
 
 def test_a_drv_tells_outputs_kind_and_needs():
@@ -75,6 +76,6 @@ def test_registrations_give_nixs_own_hash_text():
         "/nix/store/x-ok\na50a5ab6d992f5598edd92105059fae9acfc192981e08bd88534c2167e92526a\n96\n"
         "/nix/store/y.drv\n1\n/nix/store/x-ok\n"
     )
-    assert outputs.parse_registrations(dump) == {
+    assert registrations.parse_registrations(dump) == {
         "/nix/store/x-ok": ("sha256:0sjjj9z1dhilhpc8pq4154czrb79z9cm044jvn75kxcjv6v5l2m5", 96)
     }

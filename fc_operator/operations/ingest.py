@@ -1,0 +1,487 @@
+"""An evaluation's rows on their way into the database, batch by batch, while the evaluator runs.
+
+A batch is planned outside of any transaction (Nix is asked, .drv files and outputs are read), then
+written in one. Writing the same batch again changes nothing, so a lost connection is no loss.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+
+from fc_operator.clients.nix import Missing, Nix
+from fc_operator.clients.registrations import describe
+from fc_operator.errors import LeaseLostError
+from fc_operator.model.evaluations import EvaluationEnd, EvaluationFence
+from fc_operator.model.ids import BuildId, ClassId, DrvPath, EvaluationId, StepId, new_uuid
+from fc_operator.model.jobs import JobError, JobRow, dotted
+from fc_operator.model.outcomes import Harvest
+from fc_operator.model.statuses import LIVE, BuildStatus
+from fc_operator.planner import placement, plans
+from fc_operator.planner.placement import Placement, StepState
+from fc_operator.planner.plans import Plan, PlannedJob, PlannedStep, Presence
+from fc_operator.results import support
+from fc_operator.settings import BuildSettings
+from fc_operator.store import builds as builds_store
+from fc_operator.store import ingest as store
+from fc_operator.store import listener
+from fc_operator.store import steps as steps_store
+from fc_operator.store.database import Connection, Database, notify
+
+_AGE_MARGIN_S = 1.0
+
+
+@dataclass(slots=True)
+class _Session:
+    """What is remembered of one evaluation between its batches."""
+
+    context: store.Context
+    known: set[DrvPath] = field(default_factory=set)
+    """Steps that were planned in earlier batches."""
+    classes: dict[store.StepClass, ClassId] = field(default_factory=dict)
+    held: list[JobRow] = field(default_factory=list)
+    """Aggregates by name, which have to wait for all other jobs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Batch:
+    """A planned batch, ready to be written."""
+
+    plan: Plan
+    errors: tuple[JobError, ...]
+    harvests: dict[int, Harvest]
+    """Of jobs that are valid already, by their place in the plan."""
+    asked: frozenset[DrvPath]
+    asked_at_s: float
+
+
+class Ingest:
+    """Writes what evaluations yield. One instance serves all evaluations of a process."""
+
+    def __init__(self, database: Database, nix: Nix, builds: BuildSettings) -> None:
+        self._database = database
+        self._nix = nix
+        self._builds = builds
+        self._sessions: dict[EvaluationId, _Session] = {}
+
+    async def add(
+        self, fence: EvaluationFence, rows: Sequence[JobRow], errors: Sequence[JobError]
+    ) -> None:
+        """Plan one batch and write it in one transaction; its ready steps can be claimed at once.
+
+        Batches of one evaluation come one after the other. After any error the same batch may be
+        given again.
+
+        Raises:
+            LeaseLostError: the fence no longer holds; nothing was written.
+            UnavailableError: PostgreSQL or Nix did not answer; try again.
+        """
+        session = await self._session(fence)
+        now = [row for row in _distinct(rows) if not row.named_constituents]
+        session.held += [row for row in _distinct(rows) if row.named_constituents]
+        batch = await self._planned(session, now, errors)
+        await self._write(fence, session, batch)
+
+    async def finish(self, fence: EvaluationFence, end: EvaluationEnd) -> None:
+        """Write everything that only the end of an evaluation tells.
+
+        Raises:
+            LeaseLostError: the fence no longer holds; nothing was written.
+            UnavailableError: PostgreSQL or Nix did not answer; try again.
+        """
+
+        async def change(connection: Connection) -> None:
+            await self._hold(connection, fence)
+            await store.end_evaluation(connection, fence, end)
+            await builds_store.settle(connection, [fence.evaluation_id])
+            await notify(connection, listener.BUILDS, str(fence.evaluation_id))
+
+        await self._database.run(change)
+        self._sessions.pop(fence.evaluation_id, None)
+
+    async def _hold(self, connection: Connection, fence: EvaluationFence) -> None:
+        if not await store.hold_fence(connection, fence):
+            self._sessions.pop(fence.evaluation_id, None)
+            raise LeaseLostError(f"evaluation {fence.evaluation_id} went to somebody else")
+
+    async def _session(self, fence: EvaluationFence) -> _Session:
+        session = self._sessions.get(fence.evaluation_id)
+        if session is None:
+            async with self._database.session() as connection:
+                context = await store.fetch_context(connection, fence.evaluation_id)
+            if context is None:
+                raise LeaseLostError(f"evaluation {fence.evaluation_id} is gone")
+            session = self._sessions[fence.evaluation_id] = _Session(context=context)
+        return session
+
+    async def _planned(
+        self, session: _Session, rows: Sequence[JobRow], errors: Sequence[JobError]
+    ) -> _Batch:
+        asked_at_s = time.monotonic()
+        missing, silent = plans.told(rows)
+        asked = Missing()
+        if silent:
+            asked = await self._nix.missing(row.drv_path for row in silent)
+            missing = Missing(
+                will_build=tuple(dict.fromkeys((*missing.will_build, *asked.will_build))),
+                will_fetch=missing.will_fetch | asked.will_fetch,
+                unknown=asked.unknown,
+            )
+        unread = plans.unread(rows, missing.will_build, session.known)
+        facts = await self._nix.derivations(unread) if unread else {}
+        plan = plans.plan(
+            rows,
+            missing,
+            facts,
+            known=session.known,
+            limits=plans.Limits(
+                timeout_s=self._builds.timeout_s,
+                max_silent_s=self._builds.max_silent_s,
+                jobset_timeout_s=session.context.jobset_timeout_s,
+                jobset_max_silent_s=session.context.jobset_max_silent_s,
+            ),
+        )
+        return _Batch(
+            plan=plan,
+            errors=(*errors, *plan.errors),
+            harvests=await self._harvests(plan.jobs),
+            asked=frozenset(asked.will_build),
+            asked_at_s=asked_at_s,
+        )
+
+    async def _harvests(self, jobs: Sequence[PlannedJob]) -> dict[int, Harvest]:
+        """What the outputs of jobs that are valid already say about themselves."""
+        valid = {
+            number: {name: str(path) for name, path in job.row.outputs.items() if path}
+            for number, job in enumerate(jobs)
+            if job.presence is Presence.VALID
+        }
+        paths = {path for outputs in valid.values() for path in outputs.values()}
+        if not paths:
+            return {}
+        known = await self._nix.registrations(paths)
+
+        def read() -> dict[int, Harvest]:
+            return {
+                number: support.harvest(
+                    describe({name: p for name, p in outputs.items() if p in known}, known),
+                    store_dir=self._nix.store_dir,
+                )
+                for number, outputs in valid.items()
+            }
+
+        return await asyncio.to_thread(read)
+
+    async def _write(self, fence: EvaluationFence, session: _Session, batch: _Batch) -> None:
+        await self._add_classes(session, batch.plan.steps)
+
+        async def change(connection: Connection) -> _Writing:
+            await self._hold(connection, fence)
+            writing = _Writing(connection, fence.evaluation_id, session, batch)
+            await writing.run()
+            return writing
+
+        writing = await self._database.run(change)
+        session.known.update(step.derivation.drv_path for step in batch.plan.steps)
+        if writing.shared:
+            await self._raise_shared(session, writing.shared)
+
+    async def _add_classes(self, session: _Session, steps: Iterable[PlannedStep]) -> None:
+        wanted = {_class_of(step) for step in steps} - session.classes.keys()
+        if wanted:
+            async with self._database.transaction() as connection:
+                session.classes |= await store.classes(connection, wanted)
+
+    async def _raise_shared(
+        self, session: _Session, shared: Sequence[tuple[StepId, PlannedStep]]
+    ) -> None:
+        # In a transaction of its own: the batch itself changes no row that others may want.
+        async def change(connection: Connection) -> None:
+            moved = await store.raise_steps(
+                connection,
+                [(id_, s.priority, s.timeout_s, s.max_silent_s) for id_, s in shared],
+                timeout_s=self._builds.timeout_s,
+                max_silent_s=self._builds.max_silent_s,
+                jobset_id=session.context.jobset_id,
+            )
+            if moved:
+                await notify(connection, listener.STEPS)
+
+        await self._database.run(change)
+
+
+class _Writing:
+    """One batch in one transaction."""
+
+    def __init__(
+        self, connection: Connection, evaluation_id: EvaluationId, session: _Session, batch: _Batch
+    ) -> None:
+        self._connection = connection
+        self._evaluation_id = evaluation_id
+        self._session = session
+        self._batch = batch
+        self._states: dict[DrvPath, StepState] = {}
+        self.shared: list[tuple[StepId, PlannedStep]] = []
+
+    async def run(self) -> None:
+        """Write everything and announce it once."""
+        jobs, build_ids = await self._new_jobs()
+        await self._lock(jobs)
+        placed = placement.place(
+            self._batch.plan.steps,
+            self._states,
+            asked=self._batch.asked,
+            asked_age_s=time.monotonic() - self._batch.asked_at_s + _AGE_MARGIN_S,
+        )
+        self.shared = [
+            (state.id, step)
+            for step in self._batch.plan.steps
+            if (state := self._states.get(step.derivation.drv_path)) is not None
+            and state.status in LIVE
+        ]
+        ready = await self._write_steps(placed, build_ids)
+        builds = await self._write_builds(jobs, build_ids)
+        if placed.failed:
+            await steps_store.fail_dependents(self._connection, placed.failed)
+        errors = [(error, dotted(error.attr_path)) for error in self._batch.errors]
+        added = (
+            await store.add_errors(self._connection, self._evaluation_id, errors) if errors else 0
+        )
+        if builds or added:
+            await store.count_batch(
+                self._connection,
+                self._evaluation_id,
+                jobs=len(builds),
+                jobs_new=sum(build.is_new for build in builds),
+                errors=added,
+            )
+            await notify(self._connection, listener.BUILDS, str(self._evaluation_id))
+        if ready or self._states:
+            # Also when none is new: claims pass over steps that we held.
+            await notify(self._connection, listener.STEPS)
+
+    async def _new_jobs(self) -> tuple[dict[int, PlannedJob], list[BuildId]]:
+        """Jobs that are not written yet, by their place; and the build's id of each place."""
+        jobs = self._batch.plan.jobs
+        names = [job.row.job_name for job in jobs]
+        written = await store.list_known_jobs(self._connection, self._evaluation_id, names)
+        ids = [written.get(name) or BuildId(new_uuid()) for name in names]
+        return {n: job for n, job in enumerate(jobs) if names[n] not in written}, ids
+
+    async def _lock(self, jobs: dict[int, PlannedJob]) -> None:
+        shown = {j.row.drv_path for j in jobs.values() if j.presence is Presence.TO_BUILD}
+        needed = {step.derivation.drv_path for step in self._batch.plan.steps}
+        needed.update(need for step in self._batch.plan.steps for need in step.needs)
+        await self._learn(shown, shown=True)
+        await self._learn(needed - shown)
+
+    async def _learn(self, drv_paths: Iterable[DrvPath], *, shown: bool = False) -> None:
+        for step in await store.lock_steps(self._connection, list(drv_paths), shown=shown):
+            self._states[step.drv_path] = StepState(
+                id=step.id,
+                status=step.status,
+                outputs_valid=step.outputs_valid,
+                finished_age_s=step.finished_age_s,
+                root_cause=step.root_cause_step_id,
+                root_cause_drv=step.root_cause_drv,
+                is_remembered=step.is_remembered,
+            )
+
+    async def _write_steps(self, placed: Placement, build_ids: Sequence[BuildId]) -> int:
+        """Write steps, edges, outputs and the queue; how many are ready."""
+        connection, session = self._connection, self._session
+        jobset_id = session.context.jobset_id
+        inserted = await self._insert(placed, build_ids) if placed.new else {}
+        for drv, (step_id, status) in inserted.items():
+            remembered = status is BuildStatus.CACHED_FAILURE
+            self._states[drv] = StepState(
+                id=step_id, status=status, outputs_valid=False, is_remembered=remembered
+            )
+            if remembered:
+                placed.failed.add(step_id)
+        if placed.revived:
+            await store.revive_steps(
+                connection,
+                [
+                    (self._states[drv].id, placed.blockers[drv], step.priority)
+                    for drv, step in placed.revived.items()
+                ],
+                jobset_id,
+            )
+            for drv in placed.revived:
+                self._states[drv] = replace(
+                    self._states[drv],
+                    status=BuildStatus.PENDING,
+                    outputs_valid=False,
+                    root_cause=None,
+                    is_remembered=False,
+                )
+        written = {drv: placed.new[drv] for drv in inserted} | placed.revived
+        edges = [
+            (self._states[drv].id, self._states[need].id)
+            for drv, step in written.items()
+            for need in step.needs
+        ]
+        if edges:
+            await store.copy_edges(connection, edges)
+        outputs = [
+            (self._states[drv].id, name, path)
+            for drv in inserted
+            for name, path in placed.new[drv].derivation.outputs.items()
+        ]
+        if outputs:
+            await store.copy_outputs(connection, outputs)
+        ready = [
+            (self._states[drv].id, session.classes[_class_of(step)], jobset_id, step.priority)
+            for drv, step in written.items()
+            if placed.blockers[drv] == 0 and self._states[drv].status is BuildStatus.PENDING
+        ]
+        if ready:
+            await store.copy_ready(connection, ready)
+        return len(ready)
+
+    async def _insert(
+        self, placed: Placement, build_ids: Sequence[BuildId]
+    ) -> dict[DrvPath, tuple[StepId, BuildStatus]]:
+        rows = [
+            store.NewStep(
+                drv_path=drv,
+                name=step.derivation.name,
+                class_id=self._session.classes[_class_of(step)],
+                blockers=placed.blockers[drv],
+                priority=step.priority,
+                timeout_s=step.timeout_s,
+                max_silent_s=step.max_silent_s,
+                is_fixed_output=step.derivation.is_fixed_output,
+                prefer_local=step.derivation.prefer_local,
+                build_id=build_ids[step.job],
+            )
+            for drv, step in placed.new.items()
+        ]
+        inserted = await store.insert_steps(self._connection, rows, self._session.context.jobset_id)
+        others = placed.new.keys() - inserted.keys()
+        if others:
+            await self._meet(placed, inserted, others)
+        return inserted
+
+    async def _meet(
+        self,
+        placed: Placement,
+        inserted: dict[DrvPath, tuple[StepId, BuildStatus]],
+        others: Iterable[DrvPath],
+    ) -> None:
+        """Another evaluation wrote some of our new steps meanwhile: they are shared now."""
+        met = set(others)
+        await self._learn(met)
+        self.shared += [(self._states[drv].id, placed.new[drv]) for drv in met]
+        changed = {}
+        for drv, (step_id, _) in inserted.items():
+            done = sum(
+                need in met and self._states[need].outputs_valid for need in placed.new[drv].needs
+            )
+            placed.failed.update(
+                self._states[need].id
+                for need in placed.new[drv].needs
+                if need in met and placement.blocks(self._states[need])
+            )
+            if done:
+                placed.blockers[drv] -= done
+                changed[step_id] = placed.blockers[drv]
+        if changed:
+            await store.set_blockers(self._connection, changed)
+
+    async def _write_builds(
+        self, jobs: dict[int, PlannedJob], build_ids: Sequence[BuildId]
+    ) -> list[store.NewBuild]:
+        unchanged = set()
+        if self._session.context.previous_id is not None and jobs:
+            named = [(job.row.job_name, job.row.drv_path) for job in jobs.values()]
+            unchanged = await store.list_unchanged(
+                self._connection, self._session.context.previous_id, named
+            )
+        builds = [
+            self._build(job, build_ids[n], self._batch.harvests.get(n), unchanged)
+            for n, job in jobs.items()
+        ]
+        await store.copy_builds(self._connection, builds)
+        harvests = {
+            build_ids[n]: harvest for n, harvest in self._batch.harvests.items() if n in jobs
+        }
+        products = [(id_, product) for id_, h in harvests.items() for product in h.products]
+        metrics = [(id_, metric) for id_, h in harvests.items() for metric in h.metrics]
+        if products:
+            await builds_store.copy_products(self._connection, products)
+        if metrics:
+            await builds_store.copy_metrics(self._connection, metrics)
+        return builds
+
+    def _build(
+        self, job: PlannedJob, build_id: BuildId, harvest: Harvest | None, unchanged: set[str]
+    ) -> store.NewBuild:
+        row = job.row
+        build = store.NewBuild(
+            id=build_id,
+            evaluation_id=self._evaluation_id,
+            job_name=row.job_name,
+            attr_path=row.attr_path,
+            nix_name=row.name,
+            drv_path=row.drv_path,
+            system=row.system,
+            status=BuildStatus.PENDING,
+            step_id=None,
+            priority=job.priority,
+            description=row.meta.description,
+            homepage=row.meta.homepage,
+            license=row.meta.license,
+            maintainers=row.meta.maintainers,
+            timeout_s=row.meta.timeout_s,
+            max_silent_s=row.meta.max_silent_s,
+            is_channel=row.meta.is_channel,
+            is_aggregate=row.is_aggregate,
+            constituents=[*row.constituents, *row.named_constituents] if row.is_aggregate else None,
+            is_new=row.job_name not in unchanged,
+        )
+        if job.presence is Presence.TO_BUILD:
+            return self._following(build, self._states[row.drv_path])
+        return _found(build, job, harvest or Harvest())
+
+    @staticmethod
+    def _following(build: store.NewBuild, state: StepState) -> store.NewBuild:
+        status = placement.status_of_build(state)
+        reasons = {
+            BuildStatus.CACHED_FAILURE: "CachedFailure",
+            BuildStatus.DEPENDENCY_FAILED: "DependencyFailed",
+        }
+        return replace(
+            build,
+            status=status,
+            step_id=state.id,
+            root_cause_step_id=state.root_cause,
+            status_reason=reasons.get(status, ""),
+        )
+
+
+def _found(build: store.NewBuild, job: PlannedJob, harvest: Harvest) -> store.NewBuild:
+    """A build for which nothing has to be built."""
+    outputs = {name: str(path) for name, path in job.row.outputs.items() if path}
+    valid = job.presence is Presence.VALID
+    return replace(
+        build,
+        status=BuildStatus.FAILED_WITH_OUTPUT if harvest.has_failed_file else BuildStatus.SUCCEEDED,
+        cached=True,
+        status_reason="AlreadyValid" if valid else "Substitutable",
+        outputs=outputs,
+        build_output_path=outputs.get("out") or next(iter(outputs.values()), None),
+        release_name=harvest.release_name,
+        warnings=harvest.warnings,
+    )
+
+
+def _class_of(step: PlannedStep) -> store.StepClass:
+    return step.derivation.system, step.derivation.required_features
+
+
+def _distinct(rows: Iterable[JobRow]) -> list[JobRow]:
+    return list({row.attr_path: row for row in rows}.values())
