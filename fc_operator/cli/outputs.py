@@ -7,6 +7,7 @@ it can be cut and searched.
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -151,6 +152,23 @@ def said(value: Any) -> str:
 def printable(text: str) -> str:
     """Text that can't move the cursor or fake a line: control characters become ``?``."""
     return "".join(each if each.isprintable() else "?" for each in text.replace("\n", " "))
+
+
+_COLOUR = r"\x1b\[[0-9;]*m"
+_STEERING = re.compile(
+    rf"(?P<keep>{_COLOUR})"
+    r"|\x1b\][^\x07\x1b]*(\x07|\x1b\\)?"  # titles, links, the clipboard
+    r"|\x1b[PX^_][^\x1b]*(\x1b\\)?"
+    r"|\x1b\[[0-?]*[ -/]*[@-~]"
+    r"|\x1b.?"
+    r"|[\x00-\x08\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f-\x9f]",
+    re.DOTALL,
+)
+
+
+def tame(text: str) -> str:
+    """Foreign text for a terminal: colours stay, whatever else would steer it goes."""
+    return _STEERING.sub(lambda found: found["keep"] or "", text)
 
 
 def ago(moment: str | None, now: datetime | None = None) -> str | None:

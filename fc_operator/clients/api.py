@@ -154,6 +154,8 @@ class ApiClient:
         parser = EventParser(last_id)
         failures = 0
         while True:
+            failures += 1
+            said = "the stream gave nothing"
             try:
                 async with self._answer(
                     "GET",
@@ -169,9 +171,9 @@ class ApiClient:
                         failures = 0
                         yield event
             except (aiohttp.ClientError, TimeoutError) as error:
-                failures += 1
-                if failures >= _TRIES:
-                    raise UnavailableError(f"{self.url} broke off: {error}") from error
+                said = str(error) or "it was silent for too long"
+            if failures >= _TRIES:
+                raise UnavailableError(f"{self.url} broke off: {said}")
             # What was not completed goes with the connection; the server sends it again.
             parser = _renewed(parser)
             await asyncio.sleep(parser.retry_s or _BACKOFF.delay_s(max(failures, 1)))

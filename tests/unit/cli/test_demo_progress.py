@@ -54,11 +54,7 @@ def test_a_run_is_told_in_order():
         moment(jobset(counts={"running": 2}, ended=False), builds={"p/j/a": "running"}),
         moment(jobset(), builds={"p/j/a": "succeeded"}),
     ]
-    lines = [
-        line
-        for before, now in pairwise(moments)
-        for line in demo.changes(before, now)
-    ]
+    lines = [line for before, now in pairwise(moments) for line in demo.changes(before, now)]
     assert lines == [
         "manifests at cccccccccccc are live",
         "p/j: evaluation 7 of rrrrrrrrrrrr is queued",
