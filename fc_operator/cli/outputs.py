@@ -128,6 +128,50 @@ def table(
     return made
 
 
+def print_description(item: dict[str, Any]) -> None:
+    """One thing whole: its fields, then each list that belongs to it as a table of its own."""
+    lists = {
+        name: value
+        for name, value in item.items()
+        if isinstance(value, list) and value and isinstance(value[0], dict)
+    }
+    plain = {
+        name: value
+        for name, value in item.items()
+        if name not in lists and value not in (None, "", [], {})
+    }
+    widest = max((len(name) for name in plain), default=0)
+    for name, value in plain.items():
+        for nr, line in enumerate(_described(value)):
+            click.echo(f"{'' if nr else name:{widest}}  {printable(line)}")
+    for name, items in lists.items():
+        click.secho(f"\n{name.replace('_', ' ')}", bold=True)
+        print_table(_columns_of(items), items)
+
+
+def _described(value: Any) -> list[str]:
+    if isinstance(value, dict):
+        pairs = (
+            f"{key}={said(each)}"
+            for key, each in value.items()
+            if each not in (None, "", [], {}) and not isinstance(each, dict | list)
+        )
+        return [", ".join(pairs) or "-"]
+    return said(value).splitlines() or ["-"]
+
+
+def _columns_of(items: Sequence[dict[str, Any]]) -> list[Column]:
+    """A column for each field that anywhere says something in a word."""
+    names = [
+        name
+        for name in items[0]
+        if any(item.get(name) not in (None, "", [], {}) for item in items)
+        and not any(isinstance(item.get(name), dict) for item in items)
+        and not name.endswith("id")
+    ]
+    return [Column(name.upper(), field(name)) for name in names]
+
+
 def cell(value: Any) -> Text:
     """A value as a cell; statuses coloured, control characters of foreign text taken out."""
     from rich.text import Text
