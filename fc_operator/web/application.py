@@ -22,14 +22,9 @@ from fc_operator.store import audit
 from fc_operator.web import problems, requests
 from fc_operator.web.context import Context
 from fc_operator.web.measures import Measures
-from fc_operator.web.routes import Call, Route
+from fc_operator.web.routes import Call, Route, secured
 
 _DEADLINE_S = 20.0
-SECURITY_HEADERS = {
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "same-origin",
-    "X-Frame-Options": "DENY",
-}
 
 
 def build(web: Context, routes: Iterable[Route], measures: Measures) -> Sanic[Any, Any]:
@@ -110,7 +105,7 @@ class _Bound:
         if route.body is not None:
             call.body = requests.parse_body(request, route.body)
         response = await route.handler(call)
-        if call.subject is not None or (route.changes and not principal.is_anonymous):
+        if route.changes and not route.records_itself and not principal.is_anonymous:
             await self._record(call)
         return response
 
@@ -151,10 +146,3 @@ class _Unrouted:
         if isinstance(error, SanicException):
             self._measures.refused(response.status)
         return secured(response)
-
-
-def secured(response: HTTPResponse) -> HTTPResponse:
-    """``response`` with the headers that every answer of ours has."""
-    for name, value in SECURITY_HEADERS.items():
-        response.headers.setdefault(name, value)
-    return response

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from fc_operator.clients.objects import ObjectStore
@@ -34,8 +35,8 @@ class Context:
     settings: Settings
     identities: Identities
     measures: Measures
-    log_streams: int = 0
-    """Live log viewers at present."""
+    streams: set[asyncio.Task[Any]] = field(default_factory=set)
+    """Live log viewers at present; they never end by themselves."""
 
 
 def is_loopback(host: str) -> bool:

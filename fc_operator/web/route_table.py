@@ -2,7 +2,23 @@
 
 from __future__ import annotations
 
-from fc_operator.web.api import builds, evaluations, health, jobsets, projects
+from fc_operator.web.api import (
+    builders,
+    builds,
+    channels,
+    config_repositories,
+    evaluations,
+    health,
+    jobs,
+    jobsets,
+    keys,
+    logs,
+    managed_resources,
+    products,
+    projects,
+    queue,
+    steps,
+)
 from fc_operator.web.routes import Route
 
 ROUTES: tuple[Route, ...] = (
@@ -11,4 +27,14 @@ ROUTES: tuple[Route, ...] = (
     *jobsets.ROUTES,
     *evaluations.ROUTES,
     *builds.ROUTES,
+    *steps.ROUTES,
+    *logs.ROUTES,
+    *products.ROUTES,
+    *queue.ROUTES,
+    *builders.ROUTES,
+    *channels.ROUTES,
+    *managed_resources.ROUTES,
+    *config_repositories.ROUTES,
+    *jobs.ROUTES,
+    *keys.ROUTES,
 )

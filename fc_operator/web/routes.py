@@ -100,6 +100,8 @@ class Route:
     """For changes inside a project: finds it, or raises NotFoundError for who may not see it."""
     streams: bool = False
     """It may take as long as it wants."""
+    records_itself: bool = False
+    """Its operation writes the audit log."""
     is_page: bool = False
     """HTML, and not in the OpenAPI document."""
 
@@ -123,3 +125,17 @@ def get(path: str, handler: Handler, summary: str, **more: Any) -> Route:
 def post(path: str, handler: Handler, summary: str, *, action: Action, **more: Any) -> Route:
     """A route that changes something."""
     return Route(method="POST", path=path, handler=handler, summary=summary, action=action, **more)
+
+
+SECURITY_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",
+    "X-Frame-Options": "DENY",
+}
+
+
+def secured(response: HTTPResponse) -> HTTPResponse:
+    """``response`` with the headers that every answer of ours has."""
+    for name, value in SECURITY_HEADERS.items():
+        response.headers.setdefault(name, value)
+    return response

@@ -81,6 +81,8 @@ class WebService:
         if server is None or self.app is None:
             return
         server.server.close()
+        for stream in tuple(self.context.streams):
+            stream.cancel()
         for connection in list(server.connections):
             connection.close_if_idle()
         deadline_s = asyncio.get_running_loop().time() + _STOP_S

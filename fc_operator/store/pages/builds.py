@@ -409,6 +409,21 @@ async def fetch_latest(
     return None if row is None else row["number"]
 
 
+async def fetch_latest_finished(
+    connection: Connection, reader: Reader, *, project: str, jobset: str, job: str
+) -> int | None:
+    """The number of a job's newest success in an evaluation whose builds have all ended."""
+    row = await _queries.fetch_latest_finished(
+        connection,
+        project=project,
+        jobset=jobset,
+        job=job,
+        all_projects=reader.all_projects,
+        projects=reader.projects,
+    )
+    return None if row is None else row["number"]
+
+
 async def fetch_newest_ended(
     connection: Connection, reader: Reader, *, project: str, jobset: str, job: str
 ) -> tuple[int, str] | None:

@@ -249,3 +249,16 @@ WHERE b.job_name = :job::text AND b.status NOT IN ('pending', 'running')
     AND (p.visibility = 'public' OR :all_projects::boolean OR p.id = ANY(:projects::uuid[]))
 ORDER BY b.number DESC
 LIMIT 1;
+
+-- name: fetch_latest_finished(project, jobset, job, all_projects, projects)^
+-- The newest success of a job in an evaluation whose builds have all ended.
+SELECT b.id, b.number
+FROM builds b
+JOIN evaluations e ON e.id = b.evaluation_id
+JOIN jobsets j ON j.id = e.jobset_id
+JOIN projects p ON p.id = j.project_id
+WHERE b.job_name = :job::text AND b.status = 'succeeded' AND e.builds_ended_at IS NOT NULL
+    AND p.name = :project::text AND j.name = :jobset::text
+    AND (p.visibility = 'public' OR :all_projects::boolean OR p.id = ANY(:projects::uuid[]))
+ORDER BY b.number DESC
+LIMIT 1;
