@@ -47,6 +47,7 @@ def _complete(_: click.Context, __: click.Parameter, incomplete: str) -> list[Co
 @click.option("--status", metavar="STATUS[,…]", help="Only with these statuses.")
 @click.option("--system", metavar="SYSTEM", help="Only builds for this system.")
 @click.option("--evaluation", metavar="NUMBER", help="Only builds of this evaluation.")
+@click.option("--condition", metavar="TYPE[=STATUS]", help="Only resources with it: Ready=False.")
 @click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True,
               help="At most so many.")  # fmt: skip
 @click.option("-w", "--watch", is_flag=True, help="Show it again every two seconds.")
@@ -59,6 +60,7 @@ def command(
     status: str | None,
     system: str | None,
     evaluation: str | None,
+    condition: str | None,
     limit: int,
     watch: bool,
     output: str,
@@ -69,7 +71,9 @@ def command(
     one thing (demo/main of jobsets, the number of a build or evaluation), shows that whole.
     Without a noun: an overview.
     """
-    filters = Filters(status=status, system=system, evaluation=evaluation, most=limit)
+    filters = Filters(
+        status=status, system=system, evaluation=evaluation, condition=condition, most=limit
+    )
     found = nouns.find(noun) if noun else None
     if found is not None:
         _refuse_unknown(found, filters)
@@ -87,7 +91,7 @@ def command(
 
 
 def _refuse_unknown(noun: Noun, filters: Filters) -> None:
-    for each in ("status", "system", "evaluation"):
+    for each in ("status", "system", "evaluation", "condition"):
         if getattr(filters, each) is not None and each not in noun.takes:
             raise click.UsageError(f"--{each} does not narrow {noun.name}")
 
@@ -116,13 +120,12 @@ async def _show(
 async def _overview(client: ApiClient, output: str) -> None:
     """Sources, jobsets, and what is being built."""
     everything = Filters(most=1000)
-    sources, jobsets, resources, running = await asyncio.gather(
+    sources, jobsets, troubled, running = await asyncio.gather(
         nouns.SOURCES.list(client, "", everything),
         nouns.JOBSETS.list(client, "", everything),
-        nouns.RESOURCES.list(client, "", everything),
+        nouns.RESOURCES.list(client, "", Filters(condition="Ready=False", most=20)),
         nouns.BUILDS.list(client, "", Filters(status="running", most=20)),
     )
-    troubled = [item for item in resources if nouns.ready(item)[0] == "False"]
     if output != "table":
         outputs.print_data(
             output,

@@ -10,6 +10,7 @@ from urllib.parse import quote
 from fc_operator.cli import outputs, references
 from fc_operator.cli.outputs import Column, field
 from fc_operator.errors import InvalidError
+from fc_operator.model.desired import KINDS
 
 if TYPE_CHECKING:
     from fc_operator.clients.api import ApiClient
@@ -24,6 +25,8 @@ class Filters:
     status: str | None = None
     system: str | None = None
     evaluation: str | None = None
+    condition: str | None = None
+    """Such as ``Ready=False``."""
     most: int = 50
 
 
@@ -288,26 +291,63 @@ BUILDS = Noun(
 # builders, channels, queue ------------------------------------------------------------------
 
 
+async def _builders(client: ApiClient, words: str, filters: Filters) -> list[Item]:
+    """Declared builders, then the machines that build by themselves."""
+    if words:
+        raise no_such(words, "list of builders")
+    first = await client.get("/builders", {"limit": min(filters.most, 200)})
+    return [*first["items"], *(machine_row(each) for each in first["machines"])]
+
+
+def machine_row(machine: Item) -> Item:
+    """A machine in the words of a builder."""
+    info = machine["info"]
+    return {
+        **machine,
+        "name": f"{machine['kind']} on {machine['host']}",
+        "systems": info.get("systems"),
+        "max_jobs": info.get("slots_total", info.get("slots")),
+        "supported_features": info.get("features"),
+        "sandbox": info.get("sandbox"),
+        "enabled": True,
+    }
+
+
+async def _builder(client: ApiClient, words: str) -> Item:
+    found: Item = await client.get(f"/builders/{_quoted(words)}")
+    return found
+
+
 BUILDERS = Noun(
     name="builders",
     aliases=("builder", "rb", "remotebuilders"),
     columns=(
         Column("NAME", field("name")),
         Column("SYSTEMS", field("systems")),
-        Column("JOBS", field("max_jobs"), right=True),
         Column("RUNNING", field("running"), right=True),
+        Column("SLOTS", field("max_jobs"), right=True),
         Column("FEATURES", field("supported_features")),
         Column("SANDBOX", field("sandbox")),
         Column("ENABLED", field("enabled")),
         Column("DISABLED UNTIL", field("disabled_until")),
+        Column("PROBLEM", field("last_error")),
     ),
-    list=_simple("/builders"),
+    list=_builders,
+    one=_builder,
+    is_one=bool,
 )
 
 
 async def _channels(client: ApiClient, words: str, filters: Filters) -> list[Item]:
     path = f"/projects/{_quoted(words)}/channels" if words else "/channels"
     return await client.all(path, most=filters.most)
+
+
+def _waits(item: Item) -> str:
+    blockers = item.get("blockers")
+    if item["waits_for"] == "Dependencies" and blockers:
+        return f"{blockers} {'dependency' if blockers == 1 else 'dependencies'}"
+    return str(item["waits_for"])
 
 
 CHANNELS = Noun(
@@ -328,11 +368,13 @@ QUEUE = Noun(
     name="queue",
     aliases=("q",),
     columns=(
-        Column("STEP", field("step_id"), right=True),
-        Column("NAME", field("name")),
+        Column("BUILD", field("number"), right=True),
+        Column("JOBSET", _jobset_name),
+        Column("JOB", field("job_name")),
         Column("SYSTEM", field("system")),
         Column("STATUS", field("status")),
-        Column("WAITS FOR", field("why.message")),
+        Column("WAITS FOR", lambda item: None if item["status"] == "running" else _waits(item)),
+        Column("PRIORITY", field("priority"), right=True),
         Column("AGE", _age("created_at"), right=True),
     ),
     list=_simple("/queue"),
@@ -343,7 +385,9 @@ QUEUE = Noun(
 
 
 async def _resources(client: ApiClient, words: str, filters: Filters) -> list[Item]:
-    return await client.all("/managed-resources", {"kind": words or None}, most=filters.most)
+    kind = next((each for each in KINDS if each.lower() == words.lower().removesuffix("s")), words)
+    parameters = {"kind": kind or None, "condition": filters.condition}
+    return await client.all("/managed-resources", parameters, most=filters.most)
 
 
 def _file(item: Item) -> str | None:
@@ -363,6 +407,8 @@ SOURCES = Noun(
         Column("READY", lambda item: ready(item)[0]),
         Column("REVISION", _short("last_revision")),
         Column("SYNCED", _age("last_synced_at"), right=True),
+        Column("OBJECTS", field("resources"), right=True),
+        Column("PROBLEMS", field("problems"), right=True),
         Column("URL", field("url")),
         Column("MESSAGE", lambda item: ready(item)[1] or None),
     ),
@@ -384,6 +430,7 @@ RESOURCES = Noun(
         Column("MESSAGE", lambda item: ready(item)[1] or None),
     ),
     list=_resources,
+    takes=("condition",),
 )
 
 
