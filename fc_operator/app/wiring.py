@@ -1,0 +1,101 @@
+"""What several processes build alike: the database, secrets, ciphers, objects, clients."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from fc_operator.app.state import StateDirectory
+from fc_operator.clients.git import Git
+from fc_operator.clients.objects import ObjectStore
+from fc_operator.clients.secrets import DirectorySecrets, Secrets
+from fc_operator.errors import SettingsError
+from fc_operator.kit import ciphers
+from fc_operator.kit.ciphers import Cipher
+from fc_operator.settings import Settings
+from fc_operator.store import migrations
+from fc_operator.store.database import Database
+from fc_operator.store.listener import Listener
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What services are built from."""
+
+    settings: Settings
+    state: StateDirectory
+    database: Database
+    listener: Listener
+    secrets: Secrets
+    cipher: Cipher
+    objects: ObjectStore
+    git: Git
+
+
+def installation_cipher(settings: Settings, state: StateDirectory) -> Cipher:
+    """The cipher of what the server itself must know.
+
+    Raises:
+        SettingsError: the given key is no base64 of 32 bytes.
+    """
+    given = settings.secrets.encryption_key
+    if not given:
+        return Cipher(ciphers.load_or_make_key(state.path / "encryption.key"))
+    try:
+        key = base64.b64decode(given, validate=True)
+    except binascii.Error:
+        key = b""
+    if len(key) != 32:
+        raise SettingsError(
+            "secrets.encryption_key is not the base64 of 32 bytes",
+            hint="make one with: head -c 32 /dev/urandom | base64",
+        )
+    return Cipher(key)
+
+
+def database_url(settings: Settings) -> str:
+    """Where PostgreSQL is, for a process that does not run its own.
+
+    Raises:
+        SettingsError: it is not set.
+    """
+    if not settings.database.url:
+        raise SettingsError(
+            "there is no database",
+            hint="set FC_DATABASE_URL, or use `fc up`, which brings its own",
+        )
+    return settings.database.url
+
+
+async def open_parts(settings: Settings, state: StateDirectory, url: str, name: str) -> Parts:
+    """Everything that services need, on a database whose schema is exactly ours.
+
+    Raises:
+        SchemaVersionError: the schema is newer, older or absent.
+        UnavailableError: PostgreSQL does not answer.
+    """
+    migrations.require(await migrations.state(url))
+    database = await Database.open(url, size=settings.database.pool_size, name=name)
+    return Parts(
+        settings=settings,
+        state=state,
+        database=database,
+        listener=Listener(database),
+        secrets=DirectorySecrets(state.below(settings.secrets.dir)),
+        cipher=installation_cipher(settings, state),
+        objects=ObjectStore.open(settings.state.objects_url or state.folder("objects")),
+        git=Git(settings.git, state.folder("mirrors", mode=0o700)),
+    )
+
+
+def local_folder(state: StateDirectory) -> Path:
+    """Where the local executor keeps its roots and notes."""
+    return state.folder("local")
+
+
+def environment() -> dict[str, str]:
+    """Our own environment, of which each room takes only what it names."""
+    return dict(os.environ)
