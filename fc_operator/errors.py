@@ -53,7 +53,13 @@ class UnavailableError(RetryLaterError):
 
 
 class LimitReachedError(RetryLaterError):
-    """A limit of ours (time, memory, bytes) ended the work."""
+    """A limit of ours ended the work. ``limit`` is ``time``, ``memory`` or ``output``, where it
+    matters which; else it is empty.
+    """
+
+    def __init__(self, message: str, *, hint: str = "", limit: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.limit = limit
 
 
 class GiveUpError(FcError):

@@ -37,7 +37,7 @@ async def hashed(tree: Tree, *, env: Mapping[str, str], timeout_s: float) -> Tre
     except OSError as error:
         raise PrerequisiteError(f"nix-hash can't be run: {error}", hint="install Nix") from error
     except processes.ProcessLimitError as error:
-        raise LimitReachedError(str(error)) from error
+        raise LimitReachedError(str(error), limit="time") from error
     if done.code != 0:
         raise EvaluationError(f"the checkout can't be hashed: {done.stderr.decode()[-2000:]}")
     digest = base64.b64encode(bytes.fromhex(done.stdout.decode().strip())).decode()

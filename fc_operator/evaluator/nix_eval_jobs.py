@@ -108,13 +108,16 @@ async def _listen(process: processes.Process, watch: Watch, tail: bytearray) -> 
 def _fail(request: EvaluationRequest, watch: Watch, code: int, told: str) -> None:
     """Say why the whole run ended badly; it names the attribute itself, where there is one."""
     if watch.too_much_output:
-        raise LimitReachedError("the evaluation printed too much")
+        raise LimitReachedError("the evaluation printed too much", limit="output")
     if watch.left_s <= 0:
-        raise LimitReachedError(f"the evaluation ran longer than {request.timeout_s:g} s")
+        raise LimitReachedError(
+            f"the evaluation ran longer than {request.timeout_s:g} s", limit="time"
+        )
     text = rows.summarize(told)
     if watch.out_of_memory or any(word in told for word in _MEMORY_WORDS):
         raise LimitReachedError(
-            f"it needs more memory than an evaluation may have: {text}".removesuffix(": ")
+            f"it needs more memory than an evaluation may have: {text}".removesuffix(": "),
+            limit="memory",
         )
     raise EvaluationError(
         rows.without_places(text, request.source.path) or f"nix-eval-jobs ended with {code}"

@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from fc_operator.model.ids import DrvPath
+from fc_operator.model.ids import DrvPath, StorePath
 
 _STATE_DIR = "/nix/var/nix"
 
@@ -26,14 +26,14 @@ def default_dir(env: Mapping[str, str]) -> Path:
     return gcroots / "per-user" / getpass.getuser() / "fc"
 
 
-def keep(drv_path: DrvPath, folder: Path) -> bool:
-    """Make ``drv_path`` a root; false when it is not in the store any more.
+def keep(path: DrvPath | StorePath, folder: Path) -> bool:
+    """Make ``path`` a root; false when it is not in the store any more.
 
-    Asked after the link is there: a derivation that a collector took in between is seen to be gone.
+    Asked after the link is there: what a collector took in between is seen to be gone.
     """
     with contextlib.suppress(FileExistsError):
-        (folder / Path(drv_path).name).symlink_to(drv_path)
-    return Path(drv_path).exists()
+        (folder / Path(path).name).symlink_to(path)
+    return Path(path).exists()
 
 
 def drop(folder: Path) -> None:

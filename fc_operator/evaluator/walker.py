@@ -262,10 +262,13 @@ def _judge(walk: _Walk, run: _Run) -> str:
     """
     watch, at = walk.watch, dotted(walk.marker) or "the root"
     if watch.too_much_output:
-        raise LimitReachedError(f"the evaluation printed too much; it was busy with {at}")
+        raise LimitReachedError(
+            f"the evaluation printed too much; it was busy with {at}", limit="output"
+        )
     if watch.left_s <= 0:
         raise LimitReachedError(
-            f"the evaluation ran longer than {walk.request.timeout_s:g} s; it was busy with {at}"
+            f"the evaluation ran longer than {walk.request.timeout_s:g} s; it was busy with {at}",
+            limit="time",
         )
     if run.collected is not None:
         walk.resume, walk.inclusive = run.collected, True
@@ -273,7 +276,7 @@ def _judge(walk: _Walk, run: _Run) -> str:
     if watch.out_of_memory or run.wants_memory:
         said = "it needs more memory than an evaluation may have"
         if not walk.marker:
-            raise LimitReachedError(said)
+            raise LimitReachedError(said, limit="memory")
         if not (walk.inclusive and walk.resume == walk.marker):
             walk.resume, walk.inclusive = walk.marker, True
             return ""
