@@ -1,9 +1,12 @@
 import asyncio
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import asyncpg
 import pytest
+from alembic.script import ScriptDirectory
 
 from fc_operator.errors import SchemaVersionError
 from fc_operator.store import migrations
@@ -53,3 +56,14 @@ def test_the_first_revision_names_every_object_of_the_seed():
     text = Path(SEED).read_text()
     assert "uuid_generate_v4 ()" not in text
     assert not re.search(r"CREATE EXTENSION", text)
+
+
+def test_the_names_of_the_files_tell_the_same_order_as_alembic():
+    script = ScriptDirectory.from_config(migrations._config())
+    order = [revision.revision for revision in script.walk_revisions()]
+    assert migrations.revisions() == order[::-1]
+
+
+def test_a_start_that_has_nothing_to_migrate_loads_no_alembic():
+    code = "import sys, fc_operator.app.up; assert not {'alembic', 'sqlalchemy'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
