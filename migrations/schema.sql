@@ -1003,11 +1003,13 @@ CREATE INDEX attempts_unarchived ON attempts USING btree (ended_at) WHERE ((ende
 
 CREATE INDEX build_steps_step ON build_steps USING btree (step_id) WHERE (step_id IS NOT NULL);
 
+CREATE INDEX builds_by_status ON builds USING btree (status, number DESC);
+
+CREATE INDEX builds_by_system ON builds USING btree (system, number DESC);
+
 CREATE INDEX builds_drv ON builds USING btree (drv_path, number DESC);
 
 CREATE INDEX builds_job ON builds USING btree (job_name, number DESC);
-
-CREATE INDEX builds_live ON builds USING btree (status, number DESC) WHERE (status = ANY (ARRAY['pending'::text, 'running'::text]));
 
 CREATE INDEX builds_root_cause ON builds USING btree (root_cause_step_id) WHERE (root_cause_step_id IS NOT NULL);
 

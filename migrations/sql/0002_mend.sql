@@ -247,7 +247,9 @@ CREATE INDEX builds_root_cause ON builds (root_cause_step_id) WHERE root_cause_s
 CREATE INDEX builds_status ON builds (evaluation_id, status);
 CREATE INDEX builds_job ON builds (job_name, number DESC);
 CREATE INDEX builds_drv ON builds (drv_path, number DESC);
-CREATE INDEX builds_live ON builds (status, number DESC) WHERE status IN ('pending', 'running');
+-- Lists by status or system walk these in the order of their pages.
+CREATE INDEX builds_by_status ON builds (status, number DESC);
+CREATE INDEX builds_by_system ON builds (system, number DESC);
 
 -- build_products -----------------------------------------------------------------------------
 -- The seed kept a NAR hash and a NAR size in these two.
