@@ -34,6 +34,7 @@ class Limits:
     """In one document, counted after aliases are expanded."""
     nodes_total: int = 200_000
     """In all documents of a file."""
+    documents: int = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,29 +98,35 @@ _MAX_INT = 2**63
 
 def _resolve(text: str, line: int) -> Any:
     """The value of a plain scalar."""
-    first = text[:1]
-    if first.isdigit() or first in "-+.":
-        return _number(text, line)
     if text in _NULL:
         return None
+    first = text[0]
+    if first.isdigit() or first in "-+.":
+        return _number(text, line)
     if text in _TRUE:
         return True
     if text in _FALSE:
         return False
     if first in "NIni" and _NOT_FINITE.match(text):
-        raise _RefusedError(
-            line, f"{text} is not a number that can be kept", "quote it if it is text"
-        )
+        raise _not_kept(text, line)
     return text
+
+
+def _not_kept(text: str, line: int) -> _RefusedError:
+    hint = "quote it if it is text"
+    return _RefusedError(line, f"{text} is not a number that can be kept", hint)
+
+
+def _short(text: str) -> str:
+    """What is shown of a text that somebody else chose."""
+    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def _number(text: str, line: int) -> Any:
     if len(text) <= 64 and _INT.match(text):
         return _integer(text, line)
     if _NOT_FINITE.match(text):
-        raise _RefusedError(
-            line, f"{text} is not a number that can be kept", "quote it if it is text"
-        )
+        raise _not_kept(text, line)
     if len(text) <= 64 and _FLOAT.match(text):
         value = float(text.replace("_", ""))
         if not math.isfinite(value):
@@ -168,8 +175,16 @@ class _Reader:
         self.total = 0
 
     def documents(self) -> Iterator[Document]:
+        begun = 0
         for event in self.events:
-            if isinstance(event, yaml.DocumentStartEvent):
+            kind = type(event)
+            if kind is yaml.DocumentStartEvent:
+                begun += 1
+                if begun > self.limits.documents:
+                    line = event.start_mark.line + 1
+                    raise _RefusedError(
+                        line, f"the file holds more than {self.limits.documents} documents"
+                    )
                 document = self._document()
                 if document is not None:
                     yield document
@@ -198,7 +213,7 @@ class _Reader:
                     inside = event.anchor in anchors
                     raise _RefusedError(
                         line,
-                        f"the alias *{event.anchor} "
+                        f"the alias *{_short(event.anchor)} "
                         + ("contains itself" if inside else "has no anchor before it"),
                     )
                 value, lines = found
@@ -249,7 +264,9 @@ class _Reader:
         mapping = isinstance(event, yaml.MappingStartEvent)
         wanted = "map" if mapping else "seq"
         if event.tag not in {None, "!", _STANDARD + wanted}:
-            raise _RefusedError(line, f"the tag {event.tag} is not allowed", "leave tags out")
+            raise _RefusedError(
+                line, f"the tag {_short(event.tag)} is not allowed", "leave tags out"
+            )
         if stack and type(stack[-1].value) is dict and stack[-1].key is None:
             raise _RefusedError(line, "a key must be text, not a mapping or a list")
         if mapping:
@@ -260,7 +277,9 @@ class _Reader:
     @staticmethod
     def _key(parent: _Open, event: Any, line: int) -> None:
         if event.tag not in {None, "!", _STANDARD + "str", _STANDARD + "merge"}:
-            raise _RefusedError(line, f"the tag {event.tag} is not allowed", "leave tags out")
+            raise _RefusedError(
+                line, f"the tag {_short(event.tag)} is not allowed", "leave tags out"
+            )
         if event.anchor:
             raise _RefusedError(line, "an anchor on a key is not allowed")
         key = event.value
@@ -268,7 +287,9 @@ class _Reader:
         if not merge and key in parent.value:
             first = parent.lines.at((key,))
             raise _RefusedError(
-                line, f"the key {key!r} is given twice (first on line {first})", "keep one of them"
+                line,
+                f"the key {_short(key)!r} is given twice (first on line {first})",
+                "keep one of them",
             )
         parent.key, parent.key_line = key, -1 if merge else line
 
@@ -280,13 +301,13 @@ class _Reader:
         if tag in {"!", _STANDARD + "str", _STANDARD + "timestamp"}:
             return text
         if tag not in _SCALAR_TAGS:
-            raise _RefusedError(line, f"the tag {tag} is not allowed", "leave tags out")
+            raise _RefusedError(line, f"the tag {_short(tag)} is not allowed", "leave tags out")
         value = _resolve(text, line)
         wanted: dict[str, tuple[type, ...]] = {
             "int": (int,), "float": (int, float), "bool": (bool,), "null": (type(None),),
         }  # fmt: skip
         if type(value) not in wanted[tag.removeprefix(_STANDARD)]:
-            raise _RefusedError(line, f"{text!r} does not fit its tag {tag}")
+            raise _RefusedError(line, f"{_short(text)!r} does not fit its tag {tag}")
         return value
 
     @staticmethod
@@ -341,6 +362,26 @@ def _depth(value: Any, most: int) -> int:
     return depth
 
 
+_JSON = re.compile(r"\s*[\[{]\s*[\"\[{\]}]")
+_PAIR = re.compile(
+    r"(?<!\\)((?:\\\\)*)\\u([dD][89abAB][0-9a-fA-F]{2})\\u([dD][c-fC-F][0-9a-fA-F]{2})"
+)
+
+
+def _json_for_yaml(text: str) -> str:
+    """JSON as the YAML parser takes it, line by line the same.
+
+    Two things of JSON are no YAML: tabs between values, and a character beyond 16 bits written as
+    two escapes.
+    """
+    if not _JSON.match(text):
+        return text
+    return _PAIR.sub(
+        lambda found: found[1] + bytes.fromhex(found[2] + found[3]).decode("utf-16-be"),
+        text.replace("\t", " "),
+    )
+
+
 def load(data: bytes, *, limits: Limits | None = None) -> tuple[list[Document], list[LoadProblem]]:
     """Reads all documents; empty ones are left out. Never raises.
 
@@ -357,7 +398,7 @@ def load(data: bytes, *, limits: Limits | None = None) -> tuple[list[Document], 
         line = data.count(b"\n", 0, error.start) + 1
         return [], [LoadProblem(line=line, message="this is not UTF-8", hint="save it as UTF-8")]
     try:
-        documents.extend(_Reader(text, limits).documents())
+        documents.extend(_Reader(_json_for_yaml(text), limits).documents())
     except _RefusedError as error:
         return documents, [error.problem]
     except yaml.MarkedYAMLError as error:

@@ -7,11 +7,14 @@ source are linked (:func:`link`), which finds duplicates and dangling references
 from __future__ import annotations
 
 import difflib
+import json
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, replace
 from functools import cache
 from hashlib import sha256
+from itertools import islice
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -27,6 +30,9 @@ from fc_operator.model.problems import Problem
 from fc_operator.spec import defaults, rows, rules, schemas
 
 _NO_LINES = Lines(0)
+_PROBLEMS_PER_DOCUMENT = 50
+_PROBLEMS_PER_FILE = 500
+"""A person mends what is shown and looks again; a hostile file is not worth more."""
 _SERVER_METADATA = frozenset(
     {
         "uid", "resourceVersion", "generation", "creationTimestamp", "managedFields", "selfLink",
@@ -96,6 +102,15 @@ def parse_file(path: str, data: bytes) -> ParsedFile:
         problems.extend(found)
         if declaration is not None:
             declarations.append(declaration)
+        if len(problems) > _PROBLEMS_PER_FILE:
+            problems.append(
+                Problem(
+                    path=path,
+                    line=document.line,
+                    message="the file has too many problems; what follows was not looked at",
+                )
+            )
+            break
     return ParsedFile(path=path, declarations=tuple(declarations), problems=tuple(problems))
 
 
@@ -126,7 +141,7 @@ def link(
                 continue
             found[each.kind, each.identity] = each
             objects[_object_key(each)] = each
-    there = {*found, *(known or ())}
+    there = _There.of({*found, *(known or ())})
     declarations = sorted(
         found.values(), key=lambda each: (nouns.KINDS.index(each.kind), each.identity)
     )
@@ -162,16 +177,35 @@ def _at(declaration: Declaration, field: str, message: str, hint: str = "") -> P
     )
 
 
-def _dangling(declaration: Declaration, there: set[tuple[str, str]]) -> Iterator[Problem]:
+@dataclass(frozen=True, slots=True)
+class _There:
+    """What can be referred to: every project by name, with the names of its jobsets."""
+
+    projects: frozenset[str]
+    jobsets: Mapping[str, set[str]]
+
+    @classmethod
+    def of(cls, there: Iterable[tuple[str, str]]) -> _There:
+        jobsets: dict[str, set[str]] = defaultdict(set)
+        projects = set()
+        for kind, identity in there:
+            if kind == nouns.PROJECT:
+                projects.add(identity)
+            elif kind == nouns.JOBSET:
+                project, _, name = identity.partition("/")
+                jobsets[project].add(name)
+        return cls(frozenset(projects), jobsets)
+
+
+def _dangling(declaration: Declaration, there: _There) -> Iterator[Problem]:
     declared = declaration.desired
     if isinstance(declared, nouns.DesiredJobset):
-        if (nouns.PROJECT, declared.project) not in there:
-            names = [name for kind, name in there if kind == nouns.PROJECT]
+        if declared.project not in there.projects:
             message = f"there is no Project {declared.project}"
-            yield _at(declaration, "spec.projectRef.name", message, _meant(declared.project, names))
+            hint = _meant(declared.project, there.projects)
+            yield _at(declaration, "spec.projectRef.name", message, hint)
     elif isinstance(declared, nouns.DesiredProject):
-        prefix = f"{declared.name}/"
-        names = [name.removeprefix(prefix) for _, name in there if name.startswith(prefix)]
+        names = there.jobsets.get(declared.name, set())
         for index, channel in enumerate(declared.channels):
             if channel.jobset not in names:
                 field = f"spec.channels[{index}].jobset"
@@ -223,13 +257,15 @@ def _dotted(path: Path) -> str:
         if isinstance(part, int):
             text += f"[{part}]"
         else:
-            text += f".{part}" if text else part
+            text += f".{part[:128]}" if text else part[:128]
     return text
 
 
 def _meant(word: Any, known: Iterable[str]) -> str:
     """A hint that names the nearest known word, else all of them if they are few."""
     known = sorted(known)
+    if len(known) > 500:
+        return ""  # looking for likeness among so many costs more than the hint is worth
     folded = {each.lower(): each for each in reversed(known)}
     close = difflib.get_close_matches(str(word).lower()[:128], folded, n=1, cutoff=0.6)
     if close:
@@ -247,8 +283,8 @@ def _parse_document(path: str, document: Document) -> tuple[Declaration | None, 
     scribe = _Scribe(
         path,
         document.lines,
-        kind if isinstance(kind, str) else "",
-        name if isinstance(name, str) else "",
+        kind[:63] if isinstance(kind, str) else "",
+        name[:253] if isinstance(name, str) else "",
     )
     if problems := list(_check_kind(value, scribe)):
         return None, problems
@@ -264,18 +300,29 @@ def _parse_document(path: str, document: Document) -> tuple[Declaration | None, 
         del whole["spec"]
     if whole["metadata"] is None:
         del whole["metadata"]
-    problems = [
-        problem
-        for error in _validator(kind).iter_errors(whole)
-        for problem in _explain(error, scribe)
-    ]
-    if not problems:
-        problems = list(_check_lists(schemas.schema_of(kind), whole, scribe))
-    if not problems and (tree := _rules(kind)) is not None:
-        problems = [scribe(broken.path, broken.message) for broken in tree.check(whole)]
-    if problems:
-        return None, problems
+    # Each way of looking takes a value for granted that passed the one before.
+    looks = (_check_schema, _check_lists_of, _check_rules)
+    for look in looks:
+        if problems := list(islice(look(kind, whole, scribe), _PROBLEMS_PER_DOCUMENT + 1)):
+            if len(problems) > _PROBLEMS_PER_DOCUMENT:
+                problems[-1] = scribe((), "it has more problems; the rest is not shown")
+            return None, problems
     return _declare(whole, value["metadata"], path, document.line), []
+
+
+def _check_schema(kind: str, whole: dict[str, Any], scribe: _Scribe) -> Iterator[Problem]:
+    for error in _validator(kind).iter_errors(whole):
+        yield from _explain(error, scribe)
+
+
+def _check_lists_of(kind: str, whole: dict[str, Any], scribe: _Scribe) -> Iterator[Problem]:
+    yield from _check_lists(schemas.schema_of(kind), whole, scribe)
+
+
+def _check_rules(kind: str, whole: dict[str, Any], scribe: _Scribe) -> Iterator[Problem]:
+    tree = _rules(kind)
+    for broken in tree.check(whole) if tree is not None else ():
+        yield scribe(broken.path, broken.message)
 
 
 def _check_kind(value: dict[str, Any], scribe: _Scribe) -> Iterator[Problem]:
@@ -332,9 +379,19 @@ def _rules(kind: str) -> rules.RuleTree | None:
     return rules.RuleTree.of(schemas.schema_of(kind))
 
 
-def _check_pattern(_: Any, pattern: str, instance: Any, __: Any) -> Iterator[ValidationError]:
-    if isinstance(instance, str) and not _compiled(pattern).search(instance):
+def _check_pattern(_: Any, pattern: str, instance: Any, schema: Any) -> Iterator[ValidationError]:
+    if not isinstance(instance, str) or len(instance) > schema.get("maxLength", 65_536):
+        return  # what is too long is said already, and not worth a search
+    if not _compiled(pattern).search(instance):
         yield ValidationError("does not match")
+
+
+def _check_unique(_: Any, wanted: bool, instance: Any, __: Any) -> Iterator[ValidationError]:  # noqa: FBT001 - jsonschema's signature
+    """In linear time; the library compares each with each when the types are mixed."""
+    if wanted and isinstance(instance, list):
+        seen = {json.dumps(item, sort_keys=True) for item in instance}
+        if len(seen) < len(instance):
+            yield ValidationError("holds an item twice")
 
 
 @cache
@@ -345,7 +402,8 @@ def _compiled(pattern: str) -> re.Pattern[str]:
 @cache
 def _validator(kind: str) -> Any:
     strict: Any = extend(  # type: ignore[no-untyped-call]
-        jsonschema.Draft202012Validator, {"pattern": _check_pattern}
+        jsonschema.Draft202012Validator,
+        {"pattern": _check_pattern, "uniqueItems": _check_unique},
     )
     return strict(schemas.json_schema(kind))
 
@@ -383,6 +441,12 @@ _HINTS = (
     ("branch", "a branch name such as main or release/1.0"),
     ("systems", "a system such as x86_64-linux"),
     ("path", "a folder inside the repository, such as ./fc"),
+    ("nixExpression", "a file inside the checkout such as ci/release.nix, or an attribute"),
+    ("homepage", "https://host/path"),
+    ("to", "a mail address such as ann@example.org"),
+    ("user", "a user name: letters, digits, '.', '_', '@', '+', '-'"),
+    ("supportedFeatures", "a feature such as kvm or big-parallel"),
+    ("mandatoryFeatures", "a feature such as kvm or big-parallel"),
     ("name", "letters, digits, '-', '_' (jobsets also '.'), beginning with a letter or '_'"),
 )  # fmt: skip
 
@@ -421,7 +485,9 @@ def _explain(error: ValidationError, scribe: _Scribe) -> Iterator[Problem]:
 def _pattern_hint(at: Path, pattern: str) -> str:
     if "(ms|s|m|h)" in pattern:
         return "a number with its unit, such as 30s, 5m or 1h30m"
-    if at[:1] == ("metadata",) or "SecretRef" in _dotted(at) or "secretRef" in _dotted(at):
+    if "ecretRef" in _dotted(at) and at[-1] == "key":
+        return "letters, digits, '-', '_' and '.'"
+    if at[:1] == ("metadata",) or "ecretRef" in _dotted(at):
         return (
             "lower-case letters, digits, '-' and '.', beginning and ending with a letter or digit"
         )

@@ -58,7 +58,11 @@ def strict(schema: dict[str, Any]) -> dict[str, Any]:
     return plain
 
 
-_TEXTS = {"type": "object", "additionalProperties": {"type": "string"}}
+_LABEL = r"[a-z0-9]([a-z0-9-]*[a-z0-9])?"
+_SUBDOMAIN = rf"{_LABEL}(\.{_LABEL})*"
+_ANY_CASE = _SUBDOMAIN.replace("a-z", "A-Za-z")
+_VALUE = r"([A-Za-z0-9][A-Za-z0-9_.-]*)?[A-Za-z0-9]"
+_KEYS = {"pattern": rf"^({_SUBDOMAIN}/)?{_VALUE}$", "maxLength": 317}
 _METADATA: dict[str, Any] = {
     "description": "Who it is.",
     "type": "object",
@@ -69,19 +73,30 @@ _METADATA: dict[str, Any] = {
             "type": "string",
             "minLength": 1,
             "maxLength": 253,
-            "pattern": r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$",
+            "pattern": f"^{_SUBDOMAIN}$",
         },
         "namespace": {
             "description": "Where it lives and where its secrets are; default: default.",
             "type": "string",
             "minLength": 1,
             "maxLength": 63,
-            "pattern": r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$",
+            "pattern": f"^{_LABEL}$",
         },
-        "labels": {"description": "Labels of your own.", **_TEXTS},
+        "labels": {
+            "description": "Labels of your own.",
+            "type": "object",
+            "propertyNames": _KEYS,
+            "additionalProperties": {
+                "type": "string",
+                "maxLength": 63,
+                "pattern": f"^({_VALUE})?$",
+            },
+        },
         "annotations": {
             "description": "Notes; fc-operator.dev/requestedAt asks for a run now.",
-            **_TEXTS,
+            "type": "object",
+            "propertyNames": {**_KEYS, "pattern": rf"^({_ANY_CASE}/)?{_VALUE}$"},
+            "additionalProperties": {"type": "string"},
         },
     },
     "additionalProperties": False,
@@ -111,10 +126,19 @@ def _manifest(kind: str) -> dict[str, Any]:
         "properties": {
             "apiVersion": {"description": "The version.", "const": desired.API_VERSION},
             "kind": {"description": schema["description"], "const": kind},
-            "metadata": _METADATA,
+            "metadata": _metadata(schema),
             "spec": strict(schema["properties"]["spec"]),
         },
     }
+
+
+def _metadata(schema: dict[str, Any]) -> dict[str, Any]:
+    """What every object has, with what the CRD says besides about the name."""
+    own = schema["properties"]["metadata"].get("properties", {}).get("name", {})
+    if not own:
+        return _METADATA
+    properties = {**_METADATA["properties"], "name": {**_METADATA["properties"]["name"], **own}}
+    return {**_METADATA, "properties": properties}
 
 
 def walk(schema: dict[str, Any], path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
