@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from fc_operator.clients.api import ApiClient
 
 T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
 
 DEFAULT_URL = "http://127.0.0.1:8080"
 
@@ -25,18 +26,18 @@ def key_file() -> Path:
     return Path(base) / "fc" / "key"
 
 
-def server_options(command: Callable[..., Any]) -> Callable[..., Any]:
+def server_options(command: F) -> F:
     """``--url`` and ``--key`` after the verb, as they may stand before it."""
-
-    @click.option("--url", metavar="URL", help="The server (FC_URL).", expose_value=False,
-                  callback=functools.partial(_remember, "url"))  # fmt: skip
-    @click.option("--key", metavar="KEY", help="The API key (FC_API_KEY).", expose_value=False,
-                  callback=functools.partial(_remember, "key"))  # fmt: skip
-    @functools.wraps(command)
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
-        return command(*args, **kwargs)
-
-    return wrapped
+    for name, text in (("key", "The API key (FC_API_KEY)."), ("url", "The server (FC_URL).")):
+        command = click.option(
+            f"--{name}",
+            f"given_{name}",
+            metavar=name.upper(),
+            help=text,
+            expose_value=False,
+            callback=functools.partial(_remember, name),
+        )(command)
+    return command
 
 
 def _remember(what: str, ctx: click.Context, _: click.Parameter, value: str | None) -> None:

@@ -20,7 +20,7 @@ from fc_operator.errors import FcError
 COMMANDS: Final[dict[str, dict[str, str]]] = {
     "Run": {
         "demo": "Run the demo: build config/demo and check every outcome.",
-        "up": "Run everything on this machine, with a database of its own.",
+        "up": "Run everything on this machine.",
         "server": "Run the HTTP service.",
         "scheduler": "Run the loops that evaluate and build.",
         "migrate": "Bring the database's schema up to date.",
