@@ -92,10 +92,10 @@ async def _new_evaluation(client: ApiClient, path: str, before: dict[str, Any]) 
         latest = now["latest_evaluation"] or {}
         if (latest.get("number") or 0) > newest:
             return int(latest["number"])
-        if now["last_checked_at"] != before["last_checked_at"]:
-            if now["last_error"]:
-                raise UnavailableError(f"the source can't be read: {now['last_error']}")
+        if now["check_reason"] != "request":
             return None
+        if now["last_error"] and now["last_checked_at"] != before["last_checked_at"]:
+            raise UnavailableError(f"the source can't be read: {now['last_error']}")
         await asyncio.sleep(_TICK_S)
 
 
