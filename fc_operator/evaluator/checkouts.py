@@ -1,4 +1,4 @@
-"""From a revision to a request: mirrors are fetched, trees exported, inputs put where Nix sees them.
+"""From a revision to a request: mirrors fetched, trees exported, inputs put where Nix sees them.
 
 Everything of one evaluation lies in one folder, ``source`` for its own tree (a constant name, since
 Nix names what it copies after its folder) and ``inputs/<name>/source`` for the others.
@@ -119,9 +119,9 @@ class Checkouts:
             stored = None if order.is_flake else await self._add(tree.path, roots_dir)
             return Argument(name=given.name, type="git", tree=tree, store_path=stored)
         if given.type == "path":
-            path = order.paths.get(given.name) or await asyncio.to_thread(
-                _inside, source.path, given
-            )
+            path = order.paths.get(given.name)
+            if path is None:
+                path = await asyncio.to_thread(_inside, source.path, given)
             return Argument(name=given.name, type="path", tree=Tree(path=path))
         if given.type == "build":
             return await asyncio.to_thread(_build_argument, order, given, roots_dir)

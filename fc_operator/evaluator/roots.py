@@ -36,6 +36,14 @@ def keep(path: DrvPath | StorePath, folder: Path) -> bool:
     return Path(path).exists()
 
 
+def copy(source: Path, folder: Path) -> bool:
+    """Keep what another evaluation keeps; false when that is not there whole any more."""
+    if not source.is_dir():
+        return False
+    folder.mkdir(parents=True, exist_ok=True)
+    return all(keep(StorePath(str(link.readlink())), folder) for link in source.iterdir())
+
+
 def drop(folder: Path) -> None:
     """Let go of all derivations of one evaluation."""
     shutil.rmtree(folder, ignore_errors=True)

@@ -269,6 +269,13 @@ async def give_back(connection: Connection, owner: Owner) -> None:
     await _sql.give_back(connection, owner=owner)
 
 
+async def give_back_some(
+    connection: Connection, owner: Owner, jobset_ids: Sequence[JobsetId]
+) -> None:
+    """Give up some claims whose looks came to nothing."""
+    await _sql.give_back_some(connection, owner=owner, jobset_ids=list(jobset_ids))
+
+
 async def wake(
     connection: Connection, jobset_ids: Sequence[JobsetId], reason: str
 ) -> list[JobsetId]:

@@ -156,6 +156,26 @@ async def describe(
     return row is not None
 
 
+async def describe_equal(
+    connection: Connection,
+    fence: EvaluationFence,
+    equal: EvaluationId,
+    *,
+    evaluator: str,
+    evaluator_version: str,
+) -> bool:
+    """Describe an evaluation by an equal one; false when the fence no longer holds."""
+    row = await _sql.describe_equal(
+        connection,
+        evaluation_id=fence.evaluation_id,
+        task_id=fence.task_id,
+        equal_id=equal,
+        evaluator=evaluator,
+        evaluator_version=evaluator_version,
+    )
+    return row is not None
+
+
 async def set_store_paths(
     connection: Connection, evaluation_id: EvaluationId, paths: Mapping[str, StorePath]
 ) -> None:
@@ -200,6 +220,11 @@ async def give_back(connection: Connection, task_id: TaskId, *, is_charged: bool
     """Make an evaluation of ours pending again; ``is_charged`` counts the try against it."""
     row = await _sql.give_back(connection, task_id=task_id, is_charged=is_charged)
     return row is not None
+
+
+async def give_back_owned(connection: Connection, owner: Owner) -> list[EvaluationId]:
+    """Give back all that a process holds, without counting the tries."""
+    return [EvaluationId(row["id"]) async for row in _sql.give_back_owned(connection, owner=owner)]
 
 
 async def reap_lost(connection: Connection) -> list[tuple[EvaluationId, int]]:

@@ -11,7 +11,7 @@ from fc_operator.model.statuses import EvaluationStatus, JobsetState
 from fc_operator.store.checks import DueJobset, LastEvaluation
 
 _LIVE = frozenset({EvaluationStatus.PENDING, EvaluationStatus.RUNNING})
-_PASSING = frozenset({"fetch", "internal"})
+PASSING = frozenset({"fetch", "internal"})
 """Kinds of failure that are no fault of the source: another try may end well."""
 _AFTER_ERROR = Backoff(base_s=15, factor=2, cap_s=1800)
 _WAITING_S_MAX = 60.0
@@ -46,7 +46,7 @@ def decide(
         last.key != key
         or (is_asked and jobset.requested_force)
         or (is_asked and last.status not in {*_LIVE, EvaluationStatus.COMPLETED})
-        or (last.status is EvaluationStatus.FAILED and last.error_kind in _PASSING)
+        or (last.status is EvaluationStatus.FAILED and last.error_kind in PASSING)
         or (jobset.state == JobsetState.ONE_SHOT and last.status not in _LIVE)
     )
     return Verdict(evaluate=again, trigger=trigger)

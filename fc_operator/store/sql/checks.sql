@@ -143,6 +143,12 @@ UPDATE jobsets
 SET check_lease_owner = NULL, check_lease_until = NULL, next_check_at = now()
 WHERE check_lease_owner = :owner::text;
 
+-- name: give_back_some(owner, jobset_ids)!
+-- Some claims of a process that could not write what came of them.
+UPDATE jobsets
+SET check_lease_owner = NULL, check_lease_until = NULL, next_check_at = now()
+WHERE check_lease_owner = :owner::text AND id = ANY (:jobset_ids::uuid[]);
+
 -- name: wake(jobset_ids, reason)
 -- Jobsets are due now; a reason that a user or forge gave is not hidden by a lesser one.
 UPDATE jobsets

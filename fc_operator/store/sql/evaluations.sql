@@ -57,6 +57,15 @@ SET tree_hash = :tree_hash, subject = :subject, author = :author, inputs_hash = 
 WHERE id = :evaluation_id AND task_id = :task_id AND status = 'running'
 RETURNING id;
 
+-- name: describe_equal(evaluation_id, task_id, equal_id, evaluator, evaluator_version)^
+-- What is known of the commit from an evaluation with the same key.
+UPDATE evaluations e
+SET tree_hash = s.tree_hash, subject = s.subject, author = s.author, inputs_hash = s.inputs_hash,
+    evaluator = :evaluator, evaluator_version = :evaluator_version
+FROM evaluations s
+WHERE e.id = :evaluation_id AND e.task_id = :task_id AND e.status = 'running' AND s.id = :equal_id
+RETURNING e.id;
+
 -- name: set_store_paths(evaluation_id, names, store_paths)!
 -- Where the content of inputs lies.
 UPDATE evaluation_inputs i
@@ -99,6 +108,19 @@ SET status = 'pending', task_id = NULL,
     attempt = e.attempt - CASE WHEN :is_charged THEN 0 ELSE 1 END
 FROM task
 WHERE e.id = task.evaluation_id AND e.task_id = task.id AND e.status = 'running'
+RETURNING e.id;
+
+-- name: give_back_owned(owner)
+-- All that a process still holds when it stops.
+WITH ended AS (
+    UPDATE tasks SET state = 'ended', ended_at = now()
+    WHERE owner = :owner::text AND state = 'live' AND kind = 'evaluation'
+    RETURNING id, evaluation_id
+)
+UPDATE evaluations e
+SET status = 'pending', task_id = NULL, attempt = e.attempt - 1
+FROM ended
+WHERE e.id = ended.evaluation_id AND e.task_id = ended.id AND e.status = 'running'
 RETURNING e.id;
 
 -- name: reap_lost()
