@@ -7,6 +7,7 @@ from fc_operator.web.api import (
     builds,
     channels,
     config_repositories,
+    documents,
     evaluations,
     health,
     jobs,
@@ -18,6 +19,7 @@ from fc_operator.web.api import (
     projects,
     queue,
     steps,
+    webhooks,
 )
 from fc_operator.web.routes import Route
 
@@ -37,4 +39,6 @@ ROUTES: tuple[Route, ...] = (
     *config_repositories.ROUTES,
     *jobs.ROUTES,
     *keys.ROUTES,
+    *webhooks.ROUTES,
+    *documents.ROUTES,
 )

@@ -12,7 +12,7 @@ from fc_operator.web import answers, cursors
 from fc_operator.web.routes import Answer, Call, Page, get
 
 
-class Summary(msgspec.Struct, frozen=True):
+class QueueSummary(msgspec.Struct, frozen=True):
     """How much waits and runs."""
 
     pending_builds: int
@@ -66,6 +66,6 @@ ROUTES = (
         "/api/v1/queue/summary",
         handle_summary,
         "How much waits and runs, by what it needs.",
-        answer=Answer(body=Summary),
+        answer=Answer(body=QueueSummary),
     ),
 )
