@@ -54,6 +54,8 @@ _TICK_S = 0.2
               help="Port of the git repositories; 8418, or a free one.")  # fmt: skip
 @click.option("--timeout", "timeout_s", type=click.IntRange(min=1), default=170, show_default=True,
               metavar="SECONDS", help="How long to wait for the outcome.")  # fmt: skip
+@click.option("--set", "changed", metavar="GROUP.NAME=VALUE", multiple=True,
+              help="Any setting, as with `fc up`; may be repeated.")  # fmt: skip
 @click.option("--source", type=click.Path(path_type=Path, file_okay=False), default=None,
               help="Another folder made like config/demo.")  # fmt: skip
 def command(**options: Any) -> int:
@@ -76,6 +78,7 @@ async def _run(
     git_port: int | None,
     timeout_s: int,
     source: Path | None,
+    changed: tuple[str, ...],
 ) -> int:
     from fc_operator.app import demo, expectations
 
@@ -88,7 +91,7 @@ async def _run(
     async with demo.surroundings(folder, state_dir, git_port=git_port) as here:
         expected = expectations.parse(here.expected)
         web_port = demo.free_port(8080) if port is None else port
-        settings = _settings(here, state_dir, web_port)
+        settings = _settings(here, state_dir, web_port, changed)
         with _log_file(settings, state_dir / "fc.log"):
             async with _everything(settings) as url:
                 view.say(f"FC Operator is up: {url}")
@@ -100,12 +103,16 @@ async def _run(
     return exits.ERROR if any(each.differences for each in outcomes) else exits.DONE
 
 
-def _settings(here: Surroundings, state_dir: Path, web_port: int) -> Settings:
+def _settings(
+    here: Surroundings, state_dir: Path, web_port: int, changed: tuple[str, ...]
+) -> Settings:
     from fc_operator import settings
+    from fc_operator.cli import process_options
 
     # The demo is the same everywhere: of our environment only the database may be another.
     env = {name: os.environ[name] for name in ("FC_DATABASE_URL",) if name in os.environ}
-    return settings.load(env=env, flags=here.settings(state_dir, web_port=web_port))
+    flags = here.settings(state_dir, web_port=web_port) | process_options.parse_changed(changed)
+    return settings.load(env=env, flags=flags)
 
 
 @contextlib.contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -44,15 +44,25 @@ def load(options: Mapping[str, Any], more: Mapping[str, Any] | None = None) -> A
     from fc_operator import settings
     from fc_operator.app import logging
 
-    flags: dict[str, Any] = {}
-    for each in options.get("changed") or ():
-        name, equals, value = each.partition("=")
-        if not equals:
-            raise click.BadParameter(f"{each}: write GROUP.NAME=VALUE", param_hint="--set")
-        flags[name] = value
+    flags = parse_changed(options.get("changed") or ())
     named = {"state.dir": options.get("state"), "database.url": options.get("database_url")}
     flags |= {name: value for name, value in {**named, **(more or {})}.items() if value is not None}
     file = options.get("file") or os.environ.get("FC_CONFIG_FILE")
     loaded = settings.load(file=Path(file) if file else None, env=os.environ, flags=flags)
     logging.configure(loaded.log)
     return loaded
+
+
+def parse_changed(changed: Iterable[str]) -> dict[str, Any]:
+    """Settings by ``group.name``, of every ``--set``.
+
+    Raises:
+        click.BadParameter: one has no value.
+    """
+    flags = {}
+    for each in changed:
+        name, equals, value = each.partition("=")
+        if not equals:
+            raise click.BadParameter(f"{each}: write GROUP.NAME=VALUE", param_hint="--set")
+        flags[name] = value
+    return flags
