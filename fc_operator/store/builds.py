@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-from fc_operator.model.ids import BuildId, EvaluationId, JobsetId
-from fc_operator.model.outcomes import Metric, Product
+import orjson
+
+from fc_operator.model.ids import BuildId, EvaluationId, JobsetId, StepId
+from fc_operator.model.outcomes import Harvest, Metric, Product
+from fc_operator.model.statuses import BuildStatus
 from fc_operator.store.database import Connection
 from fc_operator.store.queries import load
 
@@ -68,3 +71,49 @@ async def settle(
         ):
             pass
     return settled
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildEnd:
+    """What the builds of a step get from its end."""
+
+    step_id: StepId
+    status: BuildStatus
+    reason: str
+    message: str
+    harvest: Harvest | None = None
+    """None where it left nothing; earlier outputs stay."""
+    cached: bool = False
+
+
+async def end(
+    connection: Connection, ends: Sequence[BuildEnd]
+) -> list[tuple[BuildId, EvaluationId, StepId]]:
+    """Live builds of ended steps end too, with all that the step left behind."""
+    outputs = [_outputs(e.harvest) for e in ends]
+    ended = [
+        (BuildId(row["id"]), EvaluationId(row["evaluation_id"]), StepId(row["step_id"]))
+        async for row in _sql.end_builds(
+            connection,
+            step_ids=[e.step_id for e in ends],
+            statuses=[e.status.value for e in ends],
+            reasons=[e.reason for e in ends],
+            messages=[e.message.replace("\0", "") for e in ends],
+            cached=[e.cached for e in ends],
+            outputs=[orjson.dumps(paths).decode() if paths else None for paths in outputs],
+            output_paths=[of.get("out") or next(iter(of.values()), None) for of in outputs],
+            release_names=[e.harvest.release_name if e.harvest else None for e in ends],
+            warnings=[orjson.dumps(e.harvest.warnings if e.harvest else ()).decode() for e in ends],
+        )
+    ]
+    harvests = {e.step_id: e.harvest for e in ends if e.harvest is not None}
+    kept = [(build_id, harvests[step_id]) for build_id, _, step_id in ended if step_id in harvests]
+    if kept:
+        await _sql.delete_results(connection, build_ids=[build_id for build_id, _ in kept])
+        await copy_products(connection, [(b, product) for b, h in kept for product in h.products])
+        await copy_metrics(connection, [(b, metric) for b, h in kept for metric in h.metrics])
+    return ended
+
+
+def _outputs(harvest: Harvest | None) -> dict[str, str]:
+    return {output.name: str(output.path) for output in harvest.outputs} if harvest else {}

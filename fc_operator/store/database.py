@@ -35,6 +35,10 @@ _LOST = (
     asyncpg.AdminShutdownError,
     asyncpg.CrashShutdownError,
     asyncpg.TooManyConnectionsError,
+    # Disk or memory full, an administrator's cut, a lock or statement that took too long.
+    asyncpg.InsufficientResourcesError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.LockNotAvailableError,
     ConnectionError,
     OSError,
 )

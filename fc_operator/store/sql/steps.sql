@@ -36,3 +36,146 @@ SET status = 'dependency_failed', root_cause_step_id = f.root_cause_step_id,
 FROM failed f
 WHERE b.step_id = f.id AND b.status IN ('pending', 'running')
 RETURNING b.id, b.evaluation_id;
+
+-- name: lock_around(step_ids, failing_ids)!
+-- Ending steps and all that their ends will touch, in the one order of all.
+WITH RECURSIVE down AS (
+    SELECT e.step_id FROM step_edges e WHERE e.needs_step_id = ANY (:failing_ids::bigint[])
+    UNION
+    SELECT e.step_id
+    FROM down d
+    JOIN step_edges e ON e.needs_step_id = d.step_id
+    JOIN steps s ON s.id = e.step_id AND s.status = 'pending'
+)
+SELECT s.id FROM steps s
+WHERE s.id = ANY (:step_ids::bigint[])
+    OR s.id IN (SELECT step_id FROM step_edges WHERE needs_step_id = ANY (:step_ids::bigint[]))
+    OR s.id IN (SELECT step_id FROM down)
+ORDER BY s.id
+FOR UPDATE;
+
+-- name: list_held(step_ids, attempts, task_ids)
+-- Which of these attempts are still held: by their task, and as the newest of their step.
+SELECT s.id, s.attempt, l.task_id, s.infra_failures, s.free_losses, s.check_mode, s.jobset_id,
+    l.cancel_requested, l.expires_at < now() AS is_expired,
+    extract(epoch FROM now() - a.claimed_at)::float8 AS held_s
+FROM unnest(:step_ids::bigint[], :attempts::int[], :task_ids::uuid[])
+    AS u (step_id, attempt, task_id)
+JOIN leases l ON l.step_id = u.step_id AND l.attempt = u.attempt AND l.task_id = u.task_id
+JOIN steps s ON s.id = u.step_id AND s.attempt = u.attempt AND s.status = 'running'
+JOIN attempts a ON a.step_id = u.step_id AND a.attempt = u.attempt;
+
+-- name: delete_leases(step_ids)!
+-- These attempts are over.
+DELETE FROM leases WHERE step_id = ANY (:step_ids::bigint[]);
+
+-- name: end_tasks(task_ids)!
+-- Tasks of which nothing runs any more.
+UPDATE tasks t
+SET state = 'ended', ended_at = now()
+WHERE t.id = ANY (:task_ids::uuid[]) AND t.state = 'live'
+    AND NOT EXISTS (SELECT FROM leases l WHERE l.task_id = t.id);
+
+-- name: end_steps(step_ids, statuses, reasons, messages)!
+-- Steps have ended; a check that came to nothing leaves the first outputs valid.
+UPDATE steps s
+SET status = u.status, status_reason = u.reason, error_message = nullif(u.message, ''),
+    finished_at = now(), not_before = NULL, root_cause_step_id = NULL,
+    check_mode = s.check_mode AND NOT fc_outputs_valid(u.status, false)
+FROM unnest(:step_ids::bigint[], :statuses::text[], :reasons::text[], :messages::text[])
+    AS u (step_id, status, reason, message)
+WHERE s.id = u.step_id;
+
+-- name: retry_steps(step_ids, delays_s, infra_failures, free_losses, reasons, messages)
+-- Steps are tried again, at once or after a delay; the ready ones are queued.
+WITH pending AS (
+    UPDATE steps s
+    SET status = 'pending', infra_failures = u.infra_failures, free_losses = u.free_losses,
+        status_reason = u.reason, error_message = nullif(u.message, ''), started_at = NULL,
+        runnable_at = now(),
+        not_before = CASE WHEN u.delay_s > 0 THEN now() + make_interval(secs => u.delay_s) END
+    FROM unnest(:step_ids::bigint[], :delays_s::float8[], :infra_failures::int[],
+        :free_losses::int[], :reasons::text[], :messages::text[])
+        AS u (step_id, delay_s, infra_failures, free_losses, reason, message)
+    WHERE s.id = u.step_id
+    RETURNING s.*
+), shown AS (
+    UPDATE builds b
+    SET status = 'pending', started_at = NULL, retry_count = p.infra_failures
+    FROM pending p
+    WHERE b.step_id = p.id AND b.status = 'running'
+    RETURNING b.evaluation_id
+), queued AS (
+    INSERT INTO ready_steps (step_id, class_id, jobset_id, bump, priority)
+    SELECT id, class_id, coalesce(jobset_id, '00000000-0000-0000-0000-000000000000'), bump,
+        priority
+    FROM pending WHERE not_before IS NULL AND (blockers = 0 OR check_mode)
+    ON CONFLICT DO NOTHING
+)
+SELECT DISTINCT evaluation_id FROM shown;
+
+-- name: queue_due()
+-- Backoffs that are over.
+WITH due AS (
+    SELECT id FROM steps WHERE not_before <= now() AND status = 'pending'
+    ORDER BY id FOR UPDATE SKIP LOCKED
+), woken AS (
+    UPDATE steps s SET not_before = NULL, runnable_at = now()
+    FROM due d WHERE s.id = d.id
+    RETURNING s.*
+)
+INSERT INTO ready_steps (step_id, class_id, jobset_id, bump, priority)
+SELECT id, class_id, coalesce(jobset_id, '00000000-0000-0000-0000-000000000000'), bump, priority
+FROM woken WHERE blockers = 0 OR check_mode
+ON CONFLICT DO NOTHING
+RETURNING step_id;
+
+-- name: unblock(step_ids)
+-- Steps have ended well: who needs them has fewer blockers, and who has none left is queued.
+WITH freed AS (
+    UPDATE steps s
+    SET blockers = s.blockers - d.n,
+        runnable_at = CASE WHEN s.blockers = d.n THEN now() END
+    FROM (
+        SELECT step_id, count(*)::int AS n FROM step_edges
+        WHERE needs_step_id = ANY (:step_ids::bigint[]) GROUP BY step_id
+    ) d
+    WHERE s.id = d.step_id AND s.status = 'pending' AND NOT s.check_mode
+    RETURNING s.*
+)
+INSERT INTO ready_steps (step_id, class_id, jobset_id, bump, priority)
+SELECT id, class_id, coalesce(jobset_id, '00000000-0000-0000-0000-000000000000'), bump, priority
+FROM freed WHERE blockers = 0
+RETURNING step_id;
+
+-- name: set_outputs(step_ids, names, paths, nar_hashes, nar_sizes)!
+-- What steps made.
+INSERT INTO step_outputs (step_id, name, path, nar_hash, nar_size)
+SELECT * FROM unnest(:step_ids::bigint[], :names::text[], :paths::text[], :nar_hashes::text[],
+    :nar_sizes::bigint[])
+ON CONFLICT (step_id, name) DO UPDATE
+SET path = excluded.path, nar_hash = excluded.nar_hash, nar_size = excluded.nar_size;
+
+-- name: remember_failures(step_ids, ttl_s)!
+-- Real failures of derivations: whoever wants them soon gets the same answer without a build.
+INSERT INTO failed_paths_cache (drv_path, source_build_id, failure_status, failed_at, expires_at,
+    step_id, attempt)
+SELECT s.drv_path, a.build_id, s.status, now(), now() + make_interval(secs => :ttl_s::float8), s.id,
+    s.attempt
+FROM steps s
+LEFT JOIN attempts a ON a.step_id = s.id AND a.attempt = s.attempt
+WHERE s.id = ANY (:step_ids::bigint[])
+ON CONFLICT (drv_path) DO UPDATE
+SET source_build_id = excluded.source_build_id, failure_status = excluded.failure_status,
+    failed_at = excluded.failed_at, expires_at = excluded.expires_at, step_id = excluded.step_id,
+    attempt = excluded.attempt;
+
+-- name: add_usage(jobset_ids, seconds)!
+-- What steps of jobsets cost, for their fair share.
+INSERT INTO jobset_usage (jobset_id, hour, seconds)
+SELECT j.id, date_trunc('hour', now()), sum(u.seconds)
+FROM unnest(:jobset_ids::uuid[], :seconds::float8[]) AS u (jobset_id, seconds)
+JOIN jobsets j ON j.id = u.jobset_id
+GROUP BY j.id
+ORDER BY j.id
+ON CONFLICT (jobset_id, hour) DO UPDATE SET seconds = jobset_usage.seconds + excluded.seconds;

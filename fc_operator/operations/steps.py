@@ -1,0 +1,238 @@
+"""The ends of attempts: one transaction from the fence to the announcement.
+
+Fence, result, dependents' blockers, what can be claimed now, builds with products and metrics,
+failures travelling on, history, failure cache, shares, evaluations: all or nothing, in batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fc_operator.model.ids import EvaluationId, StepId
+from fc_operator.model.statuses import BLOCKING, OUTPUTS_VALID, REMEMBERED, BuildStatus
+from fc_operator.model.tasks import StepEnded
+from fc_operator.queue import retries
+from fc_operator.queue.retries import Decision
+from fc_operator.settings import BuildSettings
+from fc_operator.store import attempts, builds, listener, steps
+from fc_operator.store.claims import Lease
+from fc_operator.store.database import Connection, Database, notify
+from fc_operator.store.steps import HeldStep
+
+_NOT_BUILT = frozenset({"AlreadyValid", "Substituted"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepResult:
+    """What an executor told about an attempt, under its fence."""
+
+    lease: Lease
+    ended: StepEnded
+    phases: tuple[tuple[str, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """What became of a batch of results."""
+
+    accepted: frozenset[StepId]
+    refused: frozenset[StepId]
+    """Their attempts went to somebody else; nothing of them was written."""
+    ready: tuple[StepId, ...] = ()
+    """Steps that can be claimed now."""
+
+
+async def finish(
+    database: Database, results: Sequence[StepResult], settings: BuildSettings
+) -> Finished:
+    """Write the ends of attempts; results of attempts that are no longer held are refused.
+
+    Raises:
+        UnavailableError: nothing is known to be written; give the same results again. What had
+            been written after all is refused then.
+    """
+    failing = [r.lease.step_id for r in results if r.ended.outcome.status in BLOCKING]
+
+    async def change(connection: Connection) -> Finished:
+        await steps.lock_around(connection, [r.lease.step_id for r in results], failing)
+        held = {step.id: step for step in await steps.list_held(connection, _leases(results))}
+        accepted = [r for r in results if r.lease.step_id in held]
+        ready: list[StepId] = []
+        if accepted:
+            decisions = {
+                r.lease.step_id: _decide(r, held[r.lease.step_id], settings) for r in accepted
+            }
+            await attempts.end(connection, [_attempt_end(r) for r in accepted])
+            ready = await _write(
+                connection,
+                held,
+                decisions,
+                {r.lease.step_id: r for r in accepted},
+                settings,
+            )
+        return Finished(
+            accepted=frozenset(held),
+            refused=frozenset(r.lease.step_id for r in results) - held.keys(),
+            ready=tuple(ready),
+        )
+
+    return await database.run(change)
+
+
+async def requeue(database: Database, leases: Sequence[Lease], *, certain: bool = False) -> int:
+    """Give back steps whose holder vanished; each costs nothing and comes back once.
+
+    ``certain`` says that the holder is known to be gone; otherwise only leases that have run out
+    count, for one may have been renewed since it was listed.
+    """
+    settings = BuildSettings()
+
+    async def change(connection: Connection) -> int:
+        ids = [lease.step_id for lease in leases]
+        await steps.lock_around(connection, ids, ids)
+        held = {
+            step.id: step
+            for step in await steps.list_held(connection, leases)
+            if certain or step.is_expired
+        }
+        if held:
+            decisions = {
+                step.id: retries.decide_lost(
+                    infra_failures=step.infra_failures,
+                    free_losses=step.free_losses,
+                    cancel_requested=step.cancel_requested,
+                )
+                for step in held.values()
+            }
+            await attempts.lose(connection, [(step.id, step.attempt) for step in held.values()])
+            await _write(connection, held, decisions, {}, settings)
+        return len(held)
+
+    return await database.run(change)
+
+
+def _leases(results: Sequence[StepResult]) -> list[Lease]:
+    return [result.lease for result in results]
+
+
+def _decide(result: StepResult, held: HeldStep, settings: BuildSettings) -> Decision:
+    return retries.decide(
+        result.ended.outcome,
+        infra_failures=held.infra_failures,
+        free_losses=held.free_losses,
+        max_retries=settings.max_retries,
+        backoff=retries.ladder(settings.retry_base_s),
+        cancel_requested=held.cancel_requested,
+    )
+
+
+def _attempt_end(result: StepResult) -> attempts.AttemptEnd:
+    return attempts.AttemptEnd(
+        step_id=result.lease.step_id,
+        attempt=result.lease.attempt,
+        outcome=result.ended.outcome,
+        log_bytes=result.ended.log_bytes,
+        log_lines=result.ended.log_lines,
+        phases=result.phases,
+    )
+
+
+async def _write(
+    connection: Connection,
+    held: dict[StepId, HeldStep],
+    decisions: dict[StepId, Decision],
+    results: dict[StepId, StepResult],
+    settings: BuildSettings,
+) -> list[StepId]:
+    """Everything that follows from ``decisions``; the steps that can be claimed by it."""
+    ends = {id_: d for id_, d in decisions.items() if d.status is not BuildStatus.PENDING}
+    again = {id_: d for id_, d in decisions.items() if d.status is BuildStatus.PENDING}
+    await steps.release(connection, held.values())
+    await attempts.lock_builds(connection, list(held))
+    touched: set[EvaluationId] = set()
+    ready: list[StepId] = []
+    if again:
+        touched |= await steps.retry(
+            connection,
+            [
+                steps.StepRetry(
+                    step_id=id_,
+                    delay_s=d.delay_s,
+                    infra_failures=d.infra_failures,
+                    free_losses=d.free_losses,
+                    reason=d.reason,
+                    message=d.message,
+                )
+                for id_, d in again.items()
+            ],
+        )
+    if ends:
+        ended, ready = await _end(connection, held, ends, results, settings)
+        touched |= ended
+    await attempts.add_build_steps(connection, [(s.id, s.attempt) for s in held.values()])
+    await steps.add_usage(
+        connection, [(s.jobset_id, s.held_s) for s in held.values() if s.jobset_id is not None]
+    )
+    settled = await builds.settle(connection, touched) if ends else []
+    if touched:
+        await notify(connection, listener.BUILDS, ",".join(sorted(map(str, touched))))
+    if settled:
+        # A one_at_a_time jobset may have waited for this.
+        await notify(connection, listener.JOBSETS)
+    if ready or any(d.delay_s == 0 for d in again.values()):
+        await notify(connection, listener.STEPS)
+    return [*ready, *(id_ for id_, d in again.items() if d.delay_s == 0)]
+
+
+async def _end(
+    connection: Connection,
+    held: dict[StepId, HeldStep],
+    ends: dict[StepId, Decision],
+    results: dict[StepId, StepResult],
+    settings: BuildSettings,
+) -> tuple[set[EvaluationId], list[StepId]]:
+    """Final statuses: evaluations whose builds ended by them, and steps that they made ready."""
+    harvests = {
+        id_: results[id_].ended.outcome.harvest
+        for id_, d in ends.items()
+        if d.status in OUTPUTS_VALID and id_ in results
+    }
+    await steps.end(
+        connection,
+        [
+            steps.StepEnd(step_id=id_, status=d.status, reason=d.reason, message=d.message)
+            for id_, d in ends.items()
+        ],
+    )
+    outputs = [(id_, output) for id_, h in harvests.items() for output in h.outputs]
+    if outputs:
+        await steps.set_outputs(connection, outputs)
+    touched = {
+        evaluation_id
+        for _, evaluation_id, _ in await builds.end(
+            connection,
+            [
+                builds.BuildEnd(
+                    step_id=id_,
+                    status=d.status,
+                    reason=d.reason,
+                    message=d.message,
+                    harvest=harvests.get(id_),
+                    cached=d.reason in _NOT_BUILT,
+                )
+                for id_, d in ends.items()
+            ],
+        )
+    }
+    # What was only checked blocked nobody and fails nobody.
+    counted = {id_: d for id_, d in ends.items() if not held[id_].check_mode}
+    well = [id_ for id_, d in counted.items() if d.status in OUTPUTS_VALID]
+    ready = await steps.unblock(connection, well) if well else []
+    badly = [id_ for id_, d in counted.items() if d.status in BLOCKING]
+    if badly:
+        touched |= {e for _, e in await steps.fail_dependents(connection, badly)}
+        remembered = [id_ for id_ in badly if ends[id_].status in REMEMBERED]
+        if remembered:
+            await steps.remember_failures(connection, remembered, settings.failure_ttl_s)
+    return touched, ready

@@ -1,0 +1,94 @@
+"""What happens to a step when an attempt ends: it ends too, or is tried again. Pure."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+from fc_operator.kit.backoff import Backoff
+from fc_operator.model.outcomes import Outcome, Retry
+from fc_operator.model.statuses import BuildStatus
+
+FREE_LOSSES_MAX = 5
+"""A step whose holder vanished this often in a row is what kills them: it is put aside."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """What becomes of the step."""
+
+    status: BuildStatus
+    """A terminal one, or PENDING."""
+    reason: str
+    message: str
+    delay_s: float = 0.0
+    infra_failures: int = 0
+    free_losses: int = 0
+
+
+def ladder(base_s: float) -> Backoff:
+    """Delays after infrastructure failures: 60, 180, 540, 1620 s and no further, with jitter."""
+    return Backoff(base_s=base_s, factor=3.0, cap_s=base_s * 27, jitter=0.2)
+
+
+def decide(
+    outcome: Outcome,
+    *,
+    infra_failures: int,
+    free_losses: int,
+    max_retries: int,
+    backoff: Backoff,
+    cancel_requested: bool = False,
+    rng: random.Random | None = None,
+) -> Decision:
+    """Judge the end of an attempt at a step with so many failures and losses before it."""
+    if outcome.retry is Retry.NEVER:
+        return _end(outcome, outcome.status)
+    if cancel_requested:
+        return Decision(
+            status=BuildStatus.CANCELLED, reason="Cancelled", message="cancelled while it ran"
+        )
+    if outcome.retry is Retry.FREE:
+        return Decision(
+            status=BuildStatus.PENDING,
+            reason=outcome.reason,
+            message=outcome.message,
+            infra_failures=infra_failures,
+            free_losses=free_losses,
+        )
+    failures = infra_failures + 1
+    if failures > max_retries:
+        return _end(outcome, outcome.status)
+    return Decision(
+        status=BuildStatus.PENDING,
+        reason=outcome.reason,
+        message=outcome.message,
+        delay_s=backoff.delay_s(failures, rng),
+        infra_failures=failures,
+        free_losses=free_losses,
+    )
+
+
+def decide_lost(
+    *, infra_failures: int, free_losses: int, cancel_requested: bool = False
+) -> Decision:
+    """Judge an attempt of which only the silence of its holder is known: it costs nothing."""
+    if cancel_requested:
+        return Decision(
+            status=BuildStatus.CANCELLED, reason="Cancelled", message="cancelled while it ran"
+        )
+    losses = free_losses + 1
+    if losses >= FREE_LOSSES_MAX:
+        message = f"{losses} processes that ran it vanished one after the other"
+        return Decision(status=BuildStatus.ABORTED, reason="Quarantined", message=message)
+    return Decision(
+        status=BuildStatus.PENDING,
+        reason="LeaseLost",
+        message="the process that ran it vanished",
+        infra_failures=infra_failures,
+        free_losses=losses,
+    )
+
+
+def _end(outcome: Outcome, status: BuildStatus) -> Decision:
+    return Decision(status=status, reason=outcome.reason, message=outcome.message)

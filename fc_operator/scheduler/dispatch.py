@@ -1,0 +1,419 @@
+"""Dispatch: free slots are filled with claimed steps, what executors tell is recorded.
+
+Several processes may run it side by side. A holder trusts its leases only so long: it counts from
+before it asked for them, on its own monotonic clock, and stops its work a margin before they would
+end, so that a step never runs twice at once however slow the database answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import platform
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fc_operator.errors import UnavailableError
+from fc_operator.executors.protocol import Capacity, Executor, StepRef, StopReason
+from fc_operator.kit import logs
+from fc_operator.kit.backoff import Backoff
+from fc_operator.kit.services import LoopService
+from fc_operator.model.ids import Owner, StepId
+from fc_operator.model.tasks import (
+    LogChunk,
+    PhaseChanged,
+    StepEnded,
+    StepEvent,
+    StepOrder,
+    StepStarted,
+)
+from fc_operator.operations import steps as step_operations
+from fc_operator.operations.steps import StepResult
+from fc_operator.queue import claims
+from fc_operator.queue.offers import Offer
+from fc_operator.scheduler.recorder import Recorder
+from fc_operator.settings import BuildSettings, QueueSettings
+from fc_operator.store import claims as store
+from fc_operator.store import listener
+from fc_operator.store.claims import ClaimedStep, Lease
+from fc_operator.store.database import Database, owner_id
+from fc_operator.store.listener import Listener, Subscription
+
+_log = logs.get_logger()
+_STOP_S = 4.0
+"""Of the five seconds that a stop may take; the rest is for what is stopped after us."""
+_PHASES_MAX = 200
+
+
+@dataclass(slots=True)
+class _Run:
+    """One attempt that we hold."""
+
+    lease: Lease
+    executor: Executor
+    trusted_until_s: float
+    """On the monotonic clock; from then on somebody else may have it."""
+    phases: list[tuple[str, int]] = field(default_factory=list)
+    lost: bool = False
+
+
+class DispatchService:
+    """See the module. ``owner_file`` remembers who held leases here before, so that a restart after
+    a crash needs not wait for them to run out; it must belong to one process at a time.
+    """
+
+    name = "dispatch"
+
+    def __init__(
+        self,
+        database: Database,
+        listener: Listener,
+        executors: Sequence[Executor],
+        *,
+        queue: QueueSettings,
+        builds: BuildSettings,
+        owner: Owner | None = None,
+        owner_file: Path | None = None,
+    ) -> None:
+        self._database = database
+        self._listener = listener
+        self._executors = list(executors)
+        self._queue = queue
+        self._builds = builds
+        self.owner = owner or Owner(owner_id("scheduler"))
+        self._owner_file = owner_file
+        self._runs: dict[StepRef, _Run] = {}
+        self._streams: set[asyncio.Task[None]] = set()
+        self._recorder = Recorder(database, builds, on_refused=self._forget)
+        self._recording: asyncio.Task[None] | None = None
+        self._slot_freed: dict[str, asyncio.Event] = {}
+        self._loops: list[LoopService] = []
+        self._stopping = False
+        self._capacities: dict[str, Capacity] = {}
+        self._adopting = asyncio.Lock()
+        self._adopted = False
+
+    @property
+    def running(self) -> frozenset[StepRef]:
+        """Attempts that this process holds."""
+        return frozenset(self._runs)
+
+    async def start(self) -> None:
+        """See ``Service.start``. Ends what an earlier life of this process left running."""
+        if self._loops:
+            return
+        self._stopping = False
+        self._recording = asyncio.create_task(self._recorder.run(), name="dispatch-recorder")
+        self._loops = [
+            LoopService("dispatch-leases", self._keep_leases),
+            LoopService("dispatch-cancels", self._watch_cancels),
+            *(
+                LoopService(f"dispatch-{executor.name}", self._filler(executor))
+                for executor in self._executors
+            ),
+        ]
+        for loop in self._loops:
+            await loop.start()
+
+    async def stop(self) -> None:
+        """See ``Service.stop``. Running steps go back to the queue, free of charge."""
+        if not self._loops:
+            return
+        self._stopping = True
+        loops, self._loops = self._loops, []
+        for loop in loops[1:]:
+            await loop.stop()
+        try:
+            async with asyncio.timeout(_STOP_S):
+                for ref, run in tuple(self._runs.items()):
+                    await run.executor.cancel(ref, StopReason.SHUTDOWN)
+                while self._streams:
+                    await asyncio.wait(tuple(self._streams))
+                await self._recorder.flush()
+                await self._give_back()
+                async with self._database.session() as connection:
+                    await store.end_beat(connection, self.owner)
+                if self._owner_file is not None:
+                    await asyncio.to_thread(self._owner_file.unlink, missing_ok=True)
+        except (TimeoutError, UnavailableError) as error:
+            # What could not be given back comes back when its lease runs out.
+            _log.warning("scheduler.stop_incomplete", error=repr(error), steps=len(self._runs))
+        await loops[0].stop()
+        for task in (*self._streams, self._recording):
+            if task is not None:
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
+        self._recording = None
+        self._runs.clear()
+
+    async def _give_back(self) -> None:
+        # A claim that was being made when we began to stop.
+        async with self._database.session() as connection:
+            leases = await store.list_of_owners(connection, [self.owner])
+        await step_operations.requeue(self._database, leases, certain=True)
+
+    def _filler(self, executor: Executor) -> Callable[[], Awaitable[None]]:
+        async def fill() -> None:
+            await self._adopt()
+            with self._listener.subscribe(listener.STEPS) as wakes:
+                await self._fill(executor, wakes)
+
+        return fill
+
+    async def _adopt(self) -> None:
+        """Once: face what earlier lives left behind, here and in the database."""
+        async with self._adopting:
+            if self._adopted:
+                return
+            for executor in self._executors:
+                await executor.adopt()
+            earlier = await self._earlier_owners()
+            if earlier:
+                async with self._database.session() as connection:
+                    leases = await store.list_of_owners(connection, earlier)
+                back = await step_operations.requeue(self._database, leases, certain=True)
+                _log.info("scheduler.earlier_life_ended", owners=earlier, steps=back)
+            if self._owner_file is not None:
+                await asyncio.to_thread(_write_owner, self._owner_file, self.owner)
+            self._adopted = True
+
+    async def _earlier_owners(self) -> list[Owner]:
+        if self._owner_file is None:
+            return []
+        try:
+            text = await asyncio.to_thread(self._owner_file.read_text)
+        except OSError:
+            return []
+        return [Owner(line) for line in text.split() if line != self.owner]
+
+    async def _fill(self, executor: Executor, wakes: Subscription) -> None:
+        """Claim whenever there are free slots and something may be ready."""
+        freed = self._slot_freed.setdefault(executor.name, asyncio.Event())
+        backoff, tries = Backoff(base_s=0.1, cap_s=2.0), 0
+        while not self._stopping:
+            freed.clear()
+            try:
+                claimed = await self._claim(executor)
+                tries = 0
+            except (UnavailableError, TimeoutError) as error:
+                tries += 1
+                delay_s = backoff.delay_s(tries)
+                _log.warning(
+                    "scheduler.claim_waits", error=str(error), retry_in_s=round(delay_s, 2)
+                )
+                await asyncio.sleep(delay_s)
+                continue
+            if not claimed:
+                await _first(wakes.wait(self._queue.poll_s), freed.wait())
+
+    async def _claim(self, executor: Executor) -> int:
+        """Claim for the free slots and start what was claimed; how many steps."""
+        capacity = await executor.capacity()
+        self._capacities[executor.name] = capacity
+        mine = sum(run.executor is executor for run in self._runs.values())
+        free = min(capacity.slots_free, capacity.slots_total - mine)
+        if free <= 0:
+            return 0
+        asked_s = time.monotonic()
+        steps = await claims.claim(
+            self._database,
+            Offer(
+                systems=capacity.systems,
+                features=capacity.features,
+                mandatory=capacity.mandatory_features,
+            ),
+            free,
+            owner=self.owner,
+            executor=executor.name,
+            settings=self._queue,
+        )
+        if steps:
+            self._start_batch(executor, steps, asked_s)
+        return len(steps)
+
+    def _start_batch(
+        self, executor: Executor, steps: Sequence[ClaimedStep], asked_s: float
+    ) -> None:
+        for step in steps:
+            ref = StepRef(step_id=step.id, attempt=step.attempt)
+            self._runs[ref] = _Run(
+                lease=Lease(step_id=step.id, attempt=step.attempt, task_id=step.task_id),
+                executor=executor,
+                trusted_until_s=asked_s + self._queue.lease_s - self._queue.margin_s,
+            )
+            _log.info(
+                "scheduler.step_claimed", step_id=step.id, attempt=step.attempt, name=step.name
+            )
+        orders = [self._order(step) for step in steps]
+        stream = asyncio.create_task(self._follow(executor, orders), name=f"batch-{steps[0].id}")
+        self._streams.add(stream)
+        stream.add_done_callback(self._streams.discard)
+
+    def _order(self, step: ClaimedStep) -> StepOrder:
+        builds = self._builds
+        return StepOrder(
+            step_id=step.id,
+            attempt=step.attempt,
+            task_id=step.task_id,
+            drv_path=step.drv_path,
+            name=step.name,
+            system=step.system,
+            required_features=step.features,
+            outputs=step.outputs,
+            timeout_s=builds.timeout_s if step.timeout_s is None else step.timeout_s,
+            max_silent_s=builds.max_silent_s if step.max_silent_s is None else step.max_silent_s,
+            log_bytes_max=builds.log_bytes,
+            nar_bytes_max=builds.nar_bytes,
+            check=step.check_mode,
+        )
+
+    async def _follow(self, executor: Executor, orders: Sequence[StepOrder]) -> None:
+        """Record a batch to its end."""
+        try:
+            async with aclosing(executor.start(orders)) as events:
+                async for event in events:
+                    await self._take(event)
+        except Exception:  # noqa: BLE001 - one bad batch never stops the others
+            # Against its contract; the leases of what has not ended run out and bring it back.
+            _log.exception("scheduler.executor_broke", executor=executor.name)
+        finally:
+            for order in orders:
+                self._runs.pop(StepRef(step_id=order.step_id, attempt=order.attempt), None)
+            self._slot_freed[executor.name].set()
+
+    async def _take(self, event: StepEvent) -> None:
+        ref = StepRef(step_id=event.step_id, attempt=event.attempt)
+        run = self._runs.get(ref)
+        if run is None:
+            return
+        match event:
+            case StepStarted():
+                self._recorder.put_start(run.lease)
+            case LogChunk():
+                await self._recorder.put_chunk(run.lease, event)
+            case PhaseChanged(phase=phase, at_ms=at_ms):
+                if len(run.phases) < _PHASES_MAX:
+                    run.phases.append((phase, at_ms))
+            case StepEnded():
+                self._recorder.put_end(
+                    StepResult(lease=run.lease, ended=event, phases=tuple(run.phases))
+                )
+                del self._runs[ref]
+                self._slot_freed[run.executor.name].set()
+                _log.info(
+                    "scheduler.step_ended",
+                    step_id=event.step_id,
+                    attempt=event.attempt,
+                    status=event.outcome.status.value,
+                    reason=event.outcome.reason,
+                )
+
+    async def _keep_leases(self) -> None:
+        """Renew every beat, look at the clock every second, and stop what can't be trusted."""
+        while True:
+            started_s = time.monotonic()
+            try:
+                async with asyncio.timeout(self._queue.heartbeat_s):
+                    await self._renew()
+            except (UnavailableError, TimeoutError) as error:
+                _log.warning(
+                    "scheduler.leases_not_renewed", error=str(error) or "no answer in time"
+                )
+            while time.monotonic() - started_s < self._queue.heartbeat_s:
+                await asyncio.sleep(min(1.0, self._queue.heartbeat_s / 10))
+                await self._stop_untrusted()
+            await self._stop_untrusted()
+
+    async def _renew(self) -> None:
+        refs = tuple(self._runs)
+        asked_s = time.monotonic()
+        async with self._database.session() as connection:
+            held = await store.renew(
+                connection, self.owner, [ref.step_id for ref in refs], self._queue.lease_s
+            )
+            await store.beat(
+                connection,
+                self.owner,
+                kind="scheduler",
+                host=platform.node(),
+                info={"offers": [self._offered(name) for name in self._capacities]},
+            )
+        still = {StepRef(step_id=lease.step_id, attempt=lease.attempt) for lease in held}
+        for ref in refs:
+            run = self._runs.get(ref)
+            if run is None:
+                continue
+            if ref in still:
+                # From before the question: a slow answer must not stretch the trust.
+                run.trusted_until_s = asked_s + self._queue.lease_s - self._queue.margin_s
+            else:
+                await self._lose(ref, run)
+        await self._cancel(
+            (lease.step_id, lease.attempt) for lease in held if lease.cancel_requested
+        )
+
+    def _offered(self, name: str) -> dict[str, Any]:
+        capacity = self._capacities[name]
+        return {
+            "name": name,
+            "slots": capacity.slots_total,
+            "free": capacity.slots_free,
+            "systems": list(capacity.systems),
+            "features": list(capacity.features),
+            "mandatory": list(capacity.mandatory_features),
+            "sandbox": capacity.sandbox,
+        }
+
+    async def _stop_untrusted(self) -> None:
+        now_s = time.monotonic()
+        for ref, run in tuple(self._runs.items()):
+            if now_s >= run.trusted_until_s:
+                await self._lose(ref, run)
+
+    async def _lose(self, ref: StepRef, run: _Run) -> None:
+        if not run.lost:
+            run.lost = True
+            _log.warning("scheduler.lease_lost", step_id=ref.step_id, attempt=ref.attempt)
+            await run.executor.cancel(ref, StopReason.LEASE_LOST)
+
+    def _forget(self, step_id: StepId) -> None:
+        """A result was refused; nothing else of that attempt counts either."""
+        for ref in [ref for ref in self._runs if ref.step_id == step_id]:
+            self._runs[ref].lost = True
+
+    async def _watch_cancels(self) -> None:
+        with self._listener.subscribe(listener.CANCELS) as wakes:
+            while True:
+                if self._runs:
+                    async with self._database.session() as connection:
+                        cancelled = await store.list_cancelled(connection, self.owner)
+                    await self._cancel(cancelled)
+                await wakes.wait(self._queue.poll_s)
+
+    async def _cancel(self, steps: Iterable[tuple[StepId, int]]) -> None:
+        for step_id, attempt in steps:
+            ref = StepRef(step_id=step_id, attempt=attempt)
+            run = self._runs.get(ref)
+            if run is not None:
+                await run.executor.cancel(ref, StopReason.CANCELLED)
+
+
+def _write_owner(path: Path, owner: Owner) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"{owner}\n")
+
+
+async def _first(*waits: Coroutine[Any, Any, Any]) -> None:
+    """Wait for one of several; the others are given up."""
+    tasks = [asyncio.create_task(wait) for wait in waits]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
