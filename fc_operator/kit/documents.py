@@ -362,7 +362,7 @@ def _depth(value: Any, most: int) -> int:
     return depth
 
 
-_JSON = re.compile(r"\s*[\[{]\s*[\"\[{\]}]")
+_JSON = re.compile(r'\s*(\{\s*["}]|\[\s*["\[{\]0-9tfn-])')
 _PAIR = re.compile(
     r"(?<!\\)((?:\\\\)*)\\u([dD][89abAB][0-9a-fA-F]{2})\\u([dD][c-fC-F][0-9a-fA-F]{2})"
 )
@@ -417,10 +417,17 @@ class _PlainDumper(_DUMPER):  # type: ignore[misc]
         return True
 
 
+def _is_plain_text(text: str) -> bool:
+    """Whether :func:`load` reads it as text without quotes."""
+    try:
+        return _resolve(text, 0) is text
+    except _RefusedError:
+        return False
+
+
 def _represent_text(dumper: Any, text: str) -> Any:
     # What kubectl would take for something else is quoted, beyond what the library quotes.
-    quoted = text in _TRUE or text in _FALSE
-    style = "'" if quoted else "|" if "\n" in text else None
+    style = "|" if "\n" in text else None if _is_plain_text(text) else "'"
     return dumper.represent_scalar(_STANDARD + "str", text, style=style)
 
 

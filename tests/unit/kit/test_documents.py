@@ -346,11 +346,11 @@ def test_several_documents_are_read_back(things):
 
 @given(plain)
 def test_json_is_read_as_json_reads_it(thing):
-    for text in (json.dumps(thing), json.dumps(thing, indent="\t", ensure_ascii=False)):
-        read, problems = documents.load(text.encode())
-        assert problems == []
-        got = [each.value for each in read]
-        assert got == ([] if thing is None else [json.loads(text)])
+    for whole in ({"k": thing}, [thing]):
+        for text in (json.dumps(whole), json.dumps(whole, indent="\t", ensure_ascii=False)):
+            read, problems = documents.load(text.encode())
+            assert problems == []
+            assert [each.value for each in read] == [json.loads(text)]
 
 
 @given(st.floats())
