@@ -195,15 +195,12 @@ async def _job(client: ApiClient, row: Mapping[str, Any], *, more: bool) -> Foun
     )
 
 
-async def find_channels(
-    client: ApiClient, expected: Expected
-) -> dict[tuple[str, str], FoundChannel]:
-    """Where the channels of every declared project point."""
-    found = {}
-    for project in expected.projects:
-        for row in await client.all(f"/projects/{project}/channels"):
-            found[project, row["name"]] = FoundChannel(
-                evaluation=row["current_evaluation_id"],
-                url=f"{client.url}{PREFIX}/channels/{row['id']}",
-            )
-    return found
+async def find_channels(client: ApiClient) -> dict[tuple[str, str], FoundChannel]:
+    """Where every channel points."""
+    return {
+        (row["project"], row["name"]): FoundChannel(
+            evaluation=row["current_evaluation_id"],
+            url=f"{client.url}{PREFIX}/channels/{row['id']}",
+        )
+        for row in await client.all("/channels")
+    }

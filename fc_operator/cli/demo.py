@@ -167,7 +167,7 @@ async def _watch(
         return expectations.compare(
             expected,
             await observation.find_jobsets(client, moment, expected),
-            await observation.find_channels(client, expected),
+            await observation.find_channels(client),
         )
 
 
@@ -303,7 +303,6 @@ def _show(outcomes: Sequence[Outcome]) -> None:
     columns = (
         Column("", lambda each: "differs" if each["outcome"].differences else "ok"),
         Column("THING", lambda each: each["outcome"].thing),
-        Column("KIND", lambda each: each["outcome"].kind),
         Column("FOUND", lambda each: each["outcome"].found or "-"),
         Column("DECLARED", lambda each: each["outcome"].wanted or "-"),
         Column("URL", lambda each: each["outcome"].url or "-"),
