@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterable, Sequence
+from pathlib import Path, PurePosixPath
 
 from fc_operator.errors import InvalidError, NotFoundError
 from fc_operator.spec import manifests
@@ -35,6 +35,29 @@ def read(paths: Sequence[str]) -> dict[str, bytes]:
             f"no manifests in {', '.join(paths)}", hint="they end in .yaml, .yml or .json"
         )
     return found
+
+
+def names_of(paths: Iterable[str]) -> dict[str, str]:
+    """For each path a name under which the server takes it for a manifest.
+
+    It leaves hidden files and unknown endings out, and knows no folders above: what was named here
+    is meant, so ``../.ci/demo.yml`` becomes ``ci/demo.yml`` and ``demo`` becomes ``demo.yaml``.
+    """
+    names: dict[str, str] = {}
+    taken: set[str] = set()
+    for path in paths:
+        parts = [part.lstrip(".") for part in PurePosixPath(path).parts if part != "/"]
+        name = "/".join(part for part in parts if part) or "manifest"
+        if not manifests.is_manifest(name):
+            name += ".yaml"
+        stem, dot, ending = name.rpartition(".")
+        number = 1
+        while name in taken:
+            number += 1
+            name = f"{stem}-{number}{dot}{ending}"
+        taken.add(name)
+        names[path] = name
+    return names
 
 
 def _files(path: Path) -> list[tuple[Path, str]]:

@@ -41,13 +41,17 @@ def command(paths: tuple[str, ...], output: str, *, prune: bool, everything: boo
 
 
 def send(verb: str, paths: tuple[str, ...], **switches: bool) -> dict[str, Any]:
-    """Post manifests to the server; its report."""
+    """Post manifests to the server; its report, with the paths as they were written here."""
     files = manifest_files.read(paths)
+    names = manifest_files.names_of(files)
     body = {
-        "manifests": {path: data.decode("utf-8", "replace") for path, data in files.items()},
+        "manifests": {names[path]: data.decode("utf-8", "replace") for path, data in files.items()},
         **{name: value for name, value in switches.items() if value},
     }
     report: dict[str, Any] = connections.call(
         lambda client: client.send("POST", f"/manifests/{verb}", body)
     )
+    written = {name: path for path, name in names.items()}
+    for each in (*report["objects"], *report["problems"]):
+        each["path"] = written.get(each["path"], each["path"])
     return report

@@ -138,3 +138,19 @@ def test_a_key_before_anything_has_run_says_what_to_do(fc, tmp_path, monkeypatch
     assert code == exits.ERROR
     assert "no FC Operator has run on" in err
     assert not (tmp_path / "state").exists()
+
+
+def test_what_is_named_here_is_a_manifest_to_the_server():
+    from fc_operator.spec import manifests
+
+    paths = ["a.yaml", "../a.yaml", "./.ci/b.yml", "/etc/c", "..", "a/.x.yaml"]
+    names = manifest_files.names_of(paths)
+    assert names == {
+        "a.yaml": "a.yaml",
+        "../a.yaml": "a-2.yaml",
+        "./.ci/b.yml": "ci/b.yml",
+        "/etc/c": "etc/c.yaml",
+        "..": "manifest.yaml",
+        "a/.x.yaml": "a/x.yaml",
+    }
+    assert all(manifests.is_manifest(name) for name in names.values())
