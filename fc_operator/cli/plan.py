@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from fc_operator.cli import connections, exits, manifest_files, outputs, reports
+from fc_operator.errors import InvalidError
 
 _EXAMPLES = """\
 \b
@@ -45,7 +46,7 @@ def send(verb: str, paths: tuple[str, ...], **switches: bool) -> dict[str, Any]:
     files = manifest_files.read(paths)
     names = manifest_files.names_of(files)
     body = {
-        "manifests": {names[path]: data.decode("utf-8", "replace") for path, data in files.items()},
+        "manifests": {names[path]: _text(path, data) for path, data in files.items()},
         **{name: value for name, value in switches.items() if value},
     }
     report: dict[str, Any] = connections.call(
@@ -55,3 +56,11 @@ def send(verb: str, paths: tuple[str, ...], **switches: bool) -> dict[str, Any]:
     for each in (*report["objects"], *report["problems"]):
         each["path"] = written.get(each["path"], each["path"])
     return report
+
+
+def _text(path: str, data: bytes) -> str:
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise InvalidError(f"{path}:{line}: this is not UTF-8", hint="save it as UTF-8") from error
