@@ -37,6 +37,9 @@ def build(web: Context, routes: Iterable[Route], measures: Measures) -> Sanic[An
             "ACCESS_LOG": False,
             "AUTO_EXTEND": False,
             "MOTD": False,
+            # Sanic rewrites its own methods without the signals that nobody uses; they stay so for
+            # the whole process, and a second time would break them.
+            "TOUCHUP": not getattr(Sanic, "__touched__", False),
             "KEEP_ALIVE_TIMEOUT": 75,
             "REQUEST_TIMEOUT": 30,
             "RESPONSE_TIMEOUT": 60,

@@ -5,23 +5,17 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fc_operator.clients.objects import ObjectStore
+    from fc_operator.clients.secrets import Secrets
+    from fc_operator.kit.ciphers import Cipher
     from fc_operator.settings import Settings
     from fc_operator.store.database import Database
     from fc_operator.store.listener import Listener
     from fc_operator.web.identity import Identities
     from fc_operator.web.measures import Measures
-
-
-class Decrypts(Protocol):
-    """Opens what was stored encrypted (``kit.ciphers.Cipher``)."""
-
-    def decrypt(self, data: bytes, *, context: str) -> bytes:
-        """The plain bytes."""
-        ...
 
 
 @dataclass(slots=True, kw_only=True)
@@ -31,7 +25,8 @@ class Context:
     database: Database
     listener: Listener
     objects: ObjectStore
-    cipher: Decrypts
+    secrets: Secrets
+    cipher: Cipher
     settings: Settings
     identities: Identities
     measures: Measures

@@ -15,6 +15,7 @@ from fc_operator.web.api import (
     keys,
     logs,
     managed_resources,
+    manifests,
     products,
     projects,
     queue,
@@ -39,6 +40,7 @@ ROUTES: tuple[Route, ...] = (
     *config_repositories.ROUTES,
     *jobs.ROUTES,
     *keys.ROUTES,
+    *manifests.ROUTES,
     *webhooks.ROUTES,
     *documents.ROUTES,
 )

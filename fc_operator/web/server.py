@@ -10,13 +10,15 @@ from typing import Any
 from sanic import Sanic
 
 from fc_operator.clients.objects import ObjectStore
+from fc_operator.clients.secrets import Secrets
 from fc_operator.errors import PrerequisiteError
 from fc_operator.kit import logs, metrics
+from fc_operator.kit.ciphers import Cipher
 from fc_operator.settings import Settings
 from fc_operator.store.database import Database
 from fc_operator.store.listener import Listener
 from fc_operator.web import application, route_table
-from fc_operator.web.context import Context, Decrypts
+from fc_operator.web.context import Context
 from fc_operator.web.identity import Identities
 from fc_operator.web.measures import Measures
 
@@ -35,7 +37,8 @@ class WebService:
         database: Database,
         listener: Listener,
         objects: ObjectStore,
-        cipher: Decrypts,
+        secrets: Secrets,
+        cipher: Cipher,
         settings: Settings,
         registry: metrics.Registry | None = None,
     ) -> None:
@@ -46,6 +49,7 @@ class WebService:
             database=database,
             listener=listener,
             objects=objects,
+            secrets=secrets,
             cipher=cipher,
             settings=settings,
             identities=Identities(database, settings.web),

@@ -4,20 +4,41 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
+from uuid import UUID
 
+import msgspec
 from sanic import HTTPResponse
 
+from fc_operator.access.authorization import Action
 from fc_operator.errors import NotFoundError
-from fc_operator.model.ids import ProjectId
+from fc_operator.model.ids import JobsetId, ProjectId
 from fc_operator.model.readers import Reader
+from fc_operator.operations import evaluations as operations
 from fc_operator.store.database import Connection
 from fc_operator.store.pages import builds, evaluations, jobsets, projects
 from fc_operator.web import answers, cursors
 from fc_operator.web.api.builds import ScopedBuildsQuery
 from fc_operator.web.api.evaluations import ScopedEvaluationsQuery
-from fc_operator.web.routes import Answer, Call, Page, Subject, get
+from fc_operator.web.routes import Answer, Call, Page, Subject, get, post
 
 _PATH = "/api/v1/projects/<project>/jobsets/<jobset>"
+
+
+class Evaluate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What to evaluate."""
+
+    commit: str | None = None
+    """A whole commit id; by default the tip of the branch."""
+    force: bool = False
+    """Although nothing changed."""
+
+
+class Requested(msgspec.Struct, frozen=True, kw_only=True):
+    """What was asked for."""
+
+    jobset_id: UUID
+    commit: str | None
+    force: bool
 
 
 async def find(connection: Connection, reader: Reader, path: Mapping[str, str]) -> Subject:
@@ -128,6 +149,27 @@ async def handle_builds(call: Call[ScopedBuildsQuery, Any]) -> HTTPResponse:
     return answers.page(call, rows, query.limit, lambda row: (row["evaluation"], row["job_name"]))
 
 
+async def handle_evaluate(call: Call[Any, Evaluate]) -> HTTPResponse:
+    """Evaluate a jobset now; the evaluation appears once its source was looked at."""
+    assert call.subject is not None
+    requested = await operations.request(
+        call.web.database,
+        JobsetId(call.subject.id),
+        commit=call.body.commit,
+        force=call.body.force,
+        actor=call.principal.name,
+    )
+    return answers.json(
+        call,
+        {
+            "jobset_id": requested.jobset_id,
+            "commit": requested.commit,
+            "force": requested.force,
+        },
+        status=202,
+    )
+
+
 async def _fetch(connection: Connection, call: Call[Any, Any]) -> jobsets.Jobset:
     return await jobsets.fetch(connection, call.reader, call.path["project"], call.path["jobset"])
 
@@ -184,5 +226,15 @@ ROUTES = (
         handle_latest_evaluation,
         "To a jobset's newest completed evaluation.",
         answer=Answer(status=302, media=""),
+    ),
+    post(
+        f"{_PATH}/evaluate",
+        handle_evaluate,
+        "Evaluate a jobset now.",
+        action=Action.EVALUATE,
+        subject=find,
+        body=Evaluate,
+        records_itself=True,
+        answer=Answer(body=Requested, status=202),
     ),
 )
