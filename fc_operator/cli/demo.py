@@ -251,7 +251,7 @@ def _counted(counts: Mapping[str, int]) -> str:
 
 
 class Screen:
-    """Progress on a terminal: a table that lives."""
+    """Progress on a terminal: the same lines, and below them a table that lives."""
 
     def __init__(self, out: Console) -> None:
         from rich.live import Live
@@ -264,8 +264,10 @@ class Screen:
         """See ``View``."""
         self._out.print(line)
 
-    def update(self, before: Moment, now: Moment, waits: Sequence[str]) -> None:  # noqa: ARG002
+    def update(self, before: Moment, now: Moment, waits: Sequence[str]) -> None:
         """See ``View``."""
+        for line in changes(before, now):
+            self._out.print(line, style="dim")
         self._live.update(picture(now, waits, time.monotonic() - self._started_s))
 
     def __enter__(self) -> object:
