@@ -300,8 +300,9 @@ async def test_s08_path_traversal_a_crafted_tree_writes_nothing_outside(git, tea
     commit = team.git(*who, "commit-tree", made, "-m", "evil")
     team.git("update-ref", "refs/heads/main", commit)
     with pytest.raises((UnavailableError, InvalidError)):
-        mirror = await git.fetch(team.url)
-        await mirror.export(commit, tmp_path / "out" / "tree")
+        await git.fetch(team.url)
+    with pytest.raises((UnavailableError, InvalidError)):
+        await git.mirror(team.url).export(commit, tmp_path / "out" / "tree")
     assert not (tmp_path / "out" / "payload").exists()
     assert not (tmp_path / "out" / "tree" / name / "payload").exists()
 
