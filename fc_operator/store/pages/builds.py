@@ -78,7 +78,6 @@ class Build(BuildRow):
     signed: bool
     log_path: str | None
     retry_count: int
-    max_retries: int
     timeout_s: int | None
     max_silent_s: int | None
     bumped_at: datetime | None

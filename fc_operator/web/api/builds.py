@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
+from uuid import UUID
 
 import msgspec
 from sanic import HTTPResponse
 
-from fc_operator.errors import InvalidError
-from fc_operator.model.ids import ProjectId
+from fc_operator.access.authorization import Action
+from fc_operator.errors import ConflictError, InvalidError
+from fc_operator.model.ids import BuildId, ProjectId
 from fc_operator.model.readers import Reader
 from fc_operator.model.statuses import BuildStatus
+from fc_operator.operations import builds as operations
 from fc_operator.store.database import Connection
 from fc_operator.store.pages import builds, evaluations
 from fc_operator.web import answers, cursors, scopes
-from fc_operator.web.routes import Answer, Call, Page, Subject, get
+from fc_operator.web.routes import Answer, Call, Handler, Page, Route, Subject, get, post
 
 _PATH = "/api/v1/builds/<build>"
 
@@ -50,6 +53,13 @@ class Metrics(msgspec.Struct, frozen=True):
     items: list[builds.MetricRow]
     next: str | None
     summary: builds.Summary
+
+
+class Changed(msgspec.Struct, frozen=True):
+    """Ids of the builds that a change was about, and of others that changed with them."""
+
+    builds: list[UUID]
+    also: list[UUID]
 
 
 async def find(connection: Connection, reader: Reader, path: Mapping[str, str]) -> Subject:
@@ -161,6 +171,75 @@ async def handle_outputs(call: Call[Any, Any]) -> HTTPResponse:
     return answers.json(call, {"items": rows, "next": None})
 
 
+async def handle_cancel(call: Call[Any, Any]) -> HTTPResponse:
+    """End a build; its step stops too unless another live build wants it."""
+    changed = await operations.cancel(call.web.database, [_subject(call)], call.principal.name)
+    return _changed(call, changed, "it has ended")
+
+
+async def handle_restart(call: Call[Any, Any]) -> HTTPResponse:
+    """Run a build again, and what failed because of it."""
+    changed = await operations.restart(call.web.database, [_subject(call)], call.principal.name)
+    return _changed(call, changed, "it has not ended")
+
+
+async def handle_bump(call: Call[Any, Any]) -> HTTPResponse:
+    """Let a build, and all that it waits for, go before everything else."""
+    changed = await operations.bump(call.web.database, [_subject(call)], call.principal.name)
+    return _changed(call, changed, "it has ended")
+
+
+async def handle_keep(call: Call[Any, Any]) -> HTTPResponse:
+    """Pin a build, so that nothing of it is ever collected."""
+    changed = await operations.keep(call.web.database, _subject(call), True, call.principal.name)
+    return _changed(call, changed)
+
+
+async def handle_unkeep(call: Call[Any, Any]) -> HTTPResponse:
+    """Let a pinned build go."""
+    changed = await operations.keep(call.web.database, _subject(call), False, call.principal.name)
+    return _changed(call, changed)
+
+
+def _subject(call: Call[Any, Any]) -> BuildId:
+    assert call.subject is not None
+    return BuildId(call.subject.id)
+
+
+def _changed(
+    call: Call[Any, Any], changed: operations.Changed, otherwise: str = ""
+) -> HTTPResponse:
+    if otherwise and not changed.builds:
+        assert call.subject is not None
+        raise ConflictError(f"{call.subject.name} was not changed: {otherwise}")
+    return answers.json(call, {"builds": changed.builds, "also": changed.also})
+
+
+def _change(verb: str, handler: Handler, summary: str, action: Action) -> Route:
+    return post(
+        f"{_PATH}/{verb}",
+        handler,
+        summary,
+        action=action,
+        subject=find,
+        records_itself=True,
+        answer=Answer(body=Changed),
+    )
+
+
+def _keep(value: str, handler: Handler, summary: str) -> Route:
+    return Route(
+        method="PUT",
+        path=f"{_PATH}/keep/{value}",
+        handler=handler,
+        summary=summary,
+        action=Action.KEEP,
+        subject=find,
+        records_itself=True,
+        answer=Answer(body=Changed),
+    )
+
+
 def _related(read: Any) -> Any:
     """A handler for one of the three lists of other builds of the same evaluation."""
 
@@ -239,4 +318,14 @@ ROUTES = (
         query=Page,
         answer=_RELATED,
     ),
+    _change("cancel", handle_cancel, "End a build.", Action.CANCEL),
+    _change(
+        "restart",
+        handle_restart,
+        "Run a build again, and what failed because of it.",
+        Action.RESTART,
+    ),
+    _change("bump", handle_bump, "Let a build go before everything else.", Action.BUMP),
+    _keep("true", handle_keep, "Pin a build, so that nothing of it is ever collected."),
+    _keep("false", handle_unkeep, "Let a pinned build go."),
 )

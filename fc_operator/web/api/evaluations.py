@@ -9,15 +9,19 @@ from typing import Any
 import msgspec
 from sanic import HTTPResponse
 
-from fc_operator.errors import InvalidError, NotFoundError
-from fc_operator.model.ids import ProjectId
+from fc_operator.access.authorization import Action
+from fc_operator.errors import ConflictError, InvalidError, NotFoundError
+from fc_operator.model.ids import EvaluationId, ProjectId
 from fc_operator.model.readers import Reader
-from fc_operator.model.statuses import EvaluationStatus
+from fc_operator.model.statuses import LIVE, EvaluationStatus
+from fc_operator.operations import builds as build_operations
+from fc_operator.operations import evaluations as operations
+from fc_operator.store import builds as stored_builds
 from fc_operator.store.database import Connection
 from fc_operator.store.pages import builds, evaluations
 from fc_operator.web import answers, cursors, scopes
-from fc_operator.web.api.builds import EvaluationBuildsQuery
-from fc_operator.web.routes import Answer, Call, Page, Subject, get
+from fc_operator.web.api.builds import Changed, EvaluationBuildsQuery
+from fc_operator.web.routes import Answer, Call, Handler, Page, Route, Subject, get, post
 
 _PATH = "/api/v1/evaluations/<evaluation>"
 _AGO_S_MAX = 10 * 365 * 86_400
@@ -168,6 +172,69 @@ async def handle_compare(call: Call[CompareQuery, Any]) -> HTTPResponse:
     )
 
 
+async def handle_cancel(call: Call[Any, Any]) -> HTTPResponse:
+    """End an evaluation and all its live builds."""
+    id_, database, actor = _subject(call), call.web.database, call.principal.name
+    ended: ConflictError | None = None
+    try:
+        await operations.cancel(database, id_, actor)
+    except ConflictError as error:
+        # The evaluator is done; its builds may still run.
+        ended = error
+    changed = await build_operations.cancel_evaluation_builds(database, id_, actor)
+    if ended is not None and not changed.builds:
+        raise ended
+    return _changed(call, changed)
+
+
+async def handle_restart_failed(call: Call[Any, Any]) -> HTTPResponse:
+    """Run again every build of an evaluation that did not succeed."""
+    return _changed(
+        call,
+        await build_operations.restart_failed(
+            call.web.database, _subject(call), call.principal.name
+        ),
+    )
+
+
+async def handle_restart_aborted(call: Call[Any, Any]) -> HTTPResponse:
+    """Run again the builds of an evaluation that ended through no fault of theirs."""
+    return _changed(
+        call,
+        await build_operations.restart_aborted(
+            call.web.database, _subject(call), call.principal.name
+        ),
+    )
+
+
+async def handle_bump(call: Call[Any, Any]) -> HTTPResponse:
+    """Let all live builds of an evaluation go before everything else."""
+    async with call.web.database.session() as connection:
+        live = await stored_builds.list_of_evaluation(connection, _subject(call), LIVE)
+    return _changed(call, await build_operations.bump(call.web.database, live, call.principal.name))
+
+
+def _subject(call: Call[Any, Any]) -> EvaluationId:
+    assert call.subject is not None
+    return EvaluationId(call.subject.id)
+
+
+def _changed(call: Call[Any, Any], changed: build_operations.Changed) -> HTTPResponse:
+    return answers.json(call, {"builds": changed.builds, "also": changed.also})
+
+
+def _change(verb: str, handler: Handler, summary: str, action: Action) -> Route:
+    return post(
+        f"{_PATH}/{verb}",
+        handler,
+        summary,
+        action=action,
+        subject=find,
+        records_itself=True,
+        answer=Answer(body=Changed),
+    )
+
+
 async def _other(connection: Connection, new: evaluations.Evaluation, to: str | None) -> str:
     """Number or id of the evaluation that ``to`` means."""
     number: int | None
@@ -236,5 +303,24 @@ ROUTES = (
         "How an evaluation's jobs differ from those of another.",
         query=CompareQuery,
         answer=Answer(body=Comparison),
+    ),
+    _change("cancel", handle_cancel, "End an evaluation and its builds.", Action.CANCEL),
+    _change(
+        "restart-failed",
+        handle_restart_failed,
+        "Run again every build that did not succeed.",
+        Action.RESTART,
+    ),
+    _change(
+        "restart-aborted",
+        handle_restart_aborted,
+        "Run again what was aborted, cancelled or had no builder.",
+        Action.RESTART,
+    ),
+    _change(
+        "bump",
+        handle_bump,
+        "Let an evaluation's builds go before everything else.",
+        Action.BUMP,
     ),
 )
