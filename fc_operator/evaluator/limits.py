@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import time
 from collections.abc import AsyncIterator
-
-import psutil
+from pathlib import Path
 
 from fc_operator.kit.processes import Process
 
 _LOOK_S = 0.2
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
-def group_memory_bytes(pid: int) -> int:
+def family_memory_bytes(pid: int) -> int:
     """Resident memory of a process and all its descendants; 0 when it is gone."""
-    total = 0
-    with contextlib.suppress(psutil.Error):
-        leader = psutil.Process(pid)
-        for process in (leader, *leader.children(recursive=True)):
-            with contextlib.suppress(psutil.Error):
-                total += process.memory_info().rss
+    total, todo = 0, [pid]
+    while todo:
+        here = Path(f"/proc/{todo.pop()}")
+        # A process may end while it is looked at.
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            total += int((here / "statm").read_text().split()[1]) * _PAGE_BYTES
+            for thread in (here / "task").iterdir():
+                todo += map(int, (thread / "children").read_text().split())
     return total
 
 
@@ -69,13 +72,13 @@ class Watch:
 
     async def _look(self, process: Process) -> None:
         while True:
+            await asyncio.sleep(min(_LOOK_S, max(0.0, self.left_s)))
             if self.left_s <= 0:
                 process.kill("it ran too long")
                 return
-            used = await asyncio.to_thread(group_memory_bytes, process.pid)
+            used = family_memory_bytes(process.pid)
             self.peak_memory_bytes = max(self.peak_memory_bytes, used)
             if self.memory_bytes and used > self.memory_bytes:
                 self.out_of_memory = True
                 process.kill(f"it used more than {self.memory_bytes >> 20} MiB of memory")
                 return
-            await asyncio.sleep(min(_LOOK_S, max(0.0, self.left_s)))

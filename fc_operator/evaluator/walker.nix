@@ -138,7 +138,7 @@ let
     else if isAttrs v then
       (let kind = tryEval (v.type or null); in
        if kind.success then walkSet path v above from else say "E" path)
-    else if isFunction v && wantsSet v && functionArgs v != { } then
+    else if isFunction v && wantsSet v then
       if missing v != [ ] then say "E" [ path (cannotCall v) ]
       else
         let got = tryEval (let value = call v; in seq value value); in

@@ -64,7 +64,7 @@ class Bench:
         self.work.mkdir()
         self.home = folder / "home"
         self.home.mkdir()
-        self.roots = nix.dir / "var" / "gcroots" / "fc" / folder.name
+        self.roots = nix.dir / "var" / "gcroots" / "fc" / folder.parent.name
         self.settings = EvaluationSettings()
         self.make = Walker
         self.env = dict(nix.env)
