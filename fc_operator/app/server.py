@@ -16,6 +16,7 @@ def web_service(parts: Parts) -> WebService:
         database=parts.database,
         listener=parts.listener,
         objects=parts.objects,
+        secrets=parts.secrets,
         cipher=parts.cipher,
         settings=parts.settings,
     )

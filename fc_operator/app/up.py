@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fc_operator.app import wiring
+from fc_operator.app import scheduler, wiring
 from fc_operator.app.server import web_service
 from fc_operator.app.state import StateDirectory
 from fc_operator.kit.services import Service, Supervisor
@@ -46,7 +46,7 @@ class Up:
         await migrations.migrate(url)
         self._parts = await wiring.open_parts(self._settings, self._state, url, "fc up")
         web = web_service(self._parts)
-        services: list[Service] = [self._parts.listener, web]
+        services: list[Service] = [self._parts.listener, web, *scheduler.services(self._parts)]
         self._supervisor = Supervisor(services)
         await self._supervisor.start()
         self.url = web.url

@@ -6,7 +6,6 @@ import base64
 import binascii
 import os
 from dataclasses import dataclass
-from pathlib import Path
 
 from fc_operator.app.state import StateDirectory
 from fc_operator.clients.git import Git
@@ -89,11 +88,6 @@ async def open_parts(settings: Settings, state: StateDirectory, url: str, name: 
         objects=ObjectStore.open(settings.state.objects_url or state.folder("objects")),
         git=Git(settings.git, state.folder("mirrors", mode=0o700)),
     )
-
-
-def local_folder(state: StateDirectory) -> Path:
-    """Where the local executor keeps its roots and notes."""
-    return state.folder("local")
 
 
 def environment() -> dict[str, str]:

@@ -1,0 +1,106 @@
+"""`fc scheduler`: the loops that look at sources, evaluate, build and maintain."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from fc_operator.app import wiring
+from fc_operator.app.state import StateDirectory
+from fc_operator.app.wiring import Parts
+from fc_operator.clients.nix import Nix
+from fc_operator.evaluator.find import Evaluators
+from fc_operator.executors.local import LocalExecutor
+from fc_operator.kit.services import Service, Supervisor
+from fc_operator.operations.ingest import Ingest
+from fc_operator.results import support
+from fc_operator.scheduler.dispatch import DispatchService
+from fc_operator.scheduler.evaluate import CheckService, EvaluationService
+from fc_operator.settings import Settings
+
+
+def evaluating_services(parts: Parts) -> list[Service]:
+    """What turns due jobsets into evaluations, and evaluations into builds and steps."""
+    settings, env = parts.settings, wiring.environment()
+    home = parts.state.folder("evaluators", mode=0o700)
+    evaluators = Evaluators(nix=settings.nix, evaluation=settings.evaluation, env=env, home=home)
+    checks = CheckService(
+        database=parts.database,
+        listener=parts.listener,
+        git=parts.git,
+        secrets=parts.secrets,
+        evaluators=evaluators,
+        nix=settings.nix,
+        evaluation=settings.evaluation,
+        queue=settings.queue,
+    )
+    evaluations = EvaluationService(
+        database=parts.database,
+        listener=parts.listener,
+        git=parts.git,
+        secrets=parts.secrets,
+        ingest=Ingest(parts.database, Nix(settings.nix, env), settings.builds),
+        evaluators=evaluators,
+        nix=settings.nix,
+        evaluation=settings.evaluation,
+        queue=settings.queue,
+        work_dir=parts.state.folder("worktrees", mode=0o700),
+        env=env,
+        home=home,
+    )
+    return [checks, evaluations]
+
+
+def building_services(parts: Parts) -> list[Service]:
+    """What builds steps."""
+    settings = parts.settings
+    local = LocalExecutor(
+        nix=settings.nix,
+        builds=settings.builds,
+        dir=parts.state.folder("local"),
+        harvest=partial(support.harvest, store_dir=settings.nix.store_dir),
+        env=wiring.environment(),
+    )
+    dispatch = DispatchService(
+        parts.database,
+        parts.listener,
+        [local],
+        queue=settings.queue,
+        builds=settings.builds,
+        owner_file=parts.state.path / "owner",
+    )
+    return [dispatch]
+
+
+def services(parts: Parts) -> list[Service]:
+    """All duties of a scheduler, in the order in which they start."""
+    return [*evaluating_services(parts), *building_services(parts)]
+
+
+class Scheduler:
+    """Listener and all duties. Its state directory is its own; the database may be shared."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._state = StateDirectory(settings.state.dir)
+        self._supervisor = Supervisor([])
+        self._parts: Parts | None = None
+
+    async def start(self) -> None:
+        """See ``Program.start``.
+
+        Raises:
+            FcError: no database is set, it does not answer, its schema is not ours, or the state
+                directory is in use.
+        """
+        url = wiring.database_url(self._settings)
+        self._state.acquire()
+        self._parts = await wiring.open_parts(self._settings, self._state, url, "fc scheduler")
+        self._supervisor = Supervisor([self._parts.listener, *services(self._parts)])
+        await self._supervisor.start()
+
+    async def stop(self) -> None:
+        """See ``Program.stop``."""
+        await self._supervisor.stop()
+        if self._parts is not None:
+            await self._parts.database.close()
+        self._state.release()
