@@ -26,6 +26,8 @@ class JobsetNow:
     """Name of the demo's repository that it is evaluated from; empty for any other."""
     checked_at: datetime | None
     """When its source was last looked at."""
+    is_woken: bool = False
+    """A change or a wish waits for the next look."""
     evaluation: int | None = None
     """The newest one's number."""
     commit: str = ""
@@ -105,6 +107,7 @@ def _jobset(row: Mapping[str, Any], repository: str) -> JobsetNow:
         name=f"{row['project']}/{row['name']}",
         repository=repository,
         checked_at=datetime.fromisoformat(checked) if checked else None,
+        is_woken=row["check_reason"] != "interval",
         evaluation=newest.get("number"),
         commit=newest.get("commit_hash", ""),
         evaluation_status=status,
@@ -144,7 +147,7 @@ def _wait(jobset: JobsetNow, commits: Mapping[str, CommitId], since: datetime) -
     if not jobset.ended:
         return "is evaluated" if jobset.evaluation_status in _LIVE_EVALUATION else "is built"
     looked_at = jobset.checked_at is not None and jobset.checked_at >= since
-    return None if looked_at else "is looked at"
+    return None if looked_at and not jobset.is_woken else "is looked at"
 
 
 async def find_jobsets(

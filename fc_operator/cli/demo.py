@@ -93,9 +93,12 @@ async def _run(
         web_port = demo.free_port(8080) if port is None else port
         settings = _settings(here, state_dir, web_port, changed)
         with _log_file(settings, state_dir / "fc.log"):
+            started_at = datetime.now(UTC)
             async with _everything(settings) as url:
                 view.say(f"FC Operator is up: {url}")
-                outcomes = await _watch(url, here, expected, view, timeout_s)
+                outcomes = await _watch(
+                    url, here, expected, view, timeout_s=timeout_s, since=started_at
+                )
                 _show(outcomes)
                 if stay:
                     click.echo(f"\nstaying up at {url}; Ctrl-C stops. Try: fc --url {url} get")
@@ -140,13 +143,21 @@ async def _everything(settings: Settings) -> AsyncIterator[str]:
 
 
 async def _watch(
-    url: str, here: Surroundings, expected: Expected, view: View, timeout_s: int
+    url: str,
+    here: Surroundings,
+    expected: Expected,
+    view: View,
+    *,
+    timeout_s: int,
+    since: datetime,
 ) -> Sequence[Outcome]:
-    """Show how it goes until everything has ended or time is up; then what there is."""
+    """Show how it goes until everything has ended or time is up; then what there is.
+
+    ``since`` is when the repositories were as they are now.
+    """
     from fc_operator.app import expectations, observation
     from fc_operator.clients.api import ApiClient
 
-    started_at = datetime.now(UTC)
     waits = ["starting"]
     moment = observation.Moment()
     async with ApiClient(url) as client:
@@ -156,9 +167,7 @@ async def _watch(
                     while waits:
                         before = moment
                         moment = await observation.observe(client, here.git_url, before)
-                        waits = observation.waits_for(
-                            moment, expected, here.commits, since=started_at
-                        )
+                        waits = observation.waits_for(moment, expected, here.commits, since=since)
                         view.update(before, moment, waits)
                         await asyncio.sleep(_TICK_S if waits else 0)
             except TimeoutError:

@@ -77,7 +77,7 @@ def _age(name: str) -> Callable[[Item], str | None]:
 
 def _short(name: str) -> Callable[[Item], str | None]:
     of = field(name)
-    return lambda item: (of(item) or "")[:12] or None
+    return lambda item: (of(item) or "").removeprefix("sha256:")[:12] or None
 
 
 def _took(item: Item) -> str | None:

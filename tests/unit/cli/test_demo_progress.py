@@ -92,6 +92,7 @@ def test_what_is_wrong_is_said_once():
         (moment(jobset(error="gone")), ["p/j can't be looked at: gone"]),
         (moment(jobset(checked_at=NOW - timedelta(seconds=1))), ["p/j is looked at"]),
         (moment(jobset(checked_at=None)), ["p/j is looked at"]),
+        (moment(jobset(is_woken=True)), ["p/j is looked at"]),
     ],
 )
 def test_an_earlier_runs_results_are_not_taken_for_this_ones(now, said):
