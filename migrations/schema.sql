@@ -225,7 +225,6 @@ CREATE TABLE builds (
     error_message text,
     priority integer DEFAULT 100 NOT NULL,
     retry_count integer DEFAULT 0 NOT NULL,
-    max_retries integer DEFAULT 3 NOT NULL,
     outputs jsonb,
     is_aggregate boolean DEFAULT false NOT NULL,
     constituents jsonb,

@@ -215,6 +215,8 @@ ALTER TABLE builds
     DROP COLUMN log_url,
     -- `notification_tasks`, written in the transaction of the change, is the outbox.
     DROP COLUMN notification_pending_since,
+    -- How often infrastructure may fail is a setting; a copy per build would lie when it changes.
+    DROP COLUMN max_retries,
     ALTER COLUMN priority SET DEFAULT 100,
     DROP CONSTRAINT builds_builder_id_fkey,
     ADD CONSTRAINT builds_builder_id_fkey FOREIGN KEY (builder_id)

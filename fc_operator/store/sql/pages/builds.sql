@@ -115,7 +115,7 @@ SELECT b.id, b.number, p.name AS project, j.name AS jobset, e.number AS evaluati
     j.id AS jobset_id, p.id AS project_id, e.id AS evaluation_id, e.commit_hash, b.attr_path,
     b.drv_path, b.description, b.homepage, b.license, b.maintainers, b.is_channel, b.error_message,
     b.build_output_path, b.outputs, b.constituents, b.release_name, b.warnings, b.signed,
-    b.log_path, b.retry_count, b.max_retries, b.timeout_s, b.max_silent_s, b.bumped_at, b.kept_by,
+    b.log_path, b.retry_count, b.timeout_s, b.max_silent_s, b.bumped_at, b.kept_by,
     b.kept_at, w.name AS builder, b.step_id, s.attempt, a.executor, a.peak_memory_bytes, a.cpu_ms,
     a.log_bytes, a.log_lines,
     CASE WHEN c.id IS NOT NULL THEN jsonb_build_object('step_id', c.id, 'name', c.name,
