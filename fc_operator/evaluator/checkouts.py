@@ -10,8 +10,7 @@ import asyncio
 import os
 import re
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
-from datetime import datetime
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from fc_operator.clients.git import CommitInfo, Git, GitCredentials, Mirror
@@ -98,10 +97,12 @@ class Checkouts:
         self, mirror: Mirror, commit: CommitId, into: Path, order: CheckoutOrder
     ) -> tuple[CommitInfo, Tree]:
         info, _ = await asyncio.gather(mirror.commit(commit), mirror.export(commit, into))
-        if order.is_flake:
-            # What a flake calls its last modification comes from the newest file.
-            await asyncio.to_thread(_set_times, into, info.committed_at)
-        return info, Tree(path=into, revision=commit, rev_count=info.rev_count)
+        tree = Tree(path=into, revision=commit, rev_count=info.rev_count)
+        if not order.is_flake:
+            return info, tree
+        at_s = int(info.committed_at.timestamp())
+        await asyncio.to_thread(_set_times, into, at_s)
+        return info, replace(tree, last_modified=at_s)
 
     async def _argument(
         self,
@@ -182,8 +183,8 @@ def _inside(source: Path, given: ResolvedInput) -> Path:
     return path
 
 
-def _set_times(folder: Path, at: datetime) -> None:
-    times = (at.timestamp(), at.timestamp())
+def _set_times(folder: Path, at_s: int) -> None:
+    times = (at_s, at_s)
     for parent, folders, files in os.walk(folder):
         for name in (*folders, *files):
             os.utime(os.path.join(parent, name), times, follow_symlinks=False)  # noqa: PTH118 - hot loop

@@ -66,6 +66,9 @@ def flake_reference(tree: Tree) -> str:
         words.append(f"rev={tree.revision}")
     if tree.rev_count is not None:
         words.append(f"revCount={tree.rev_count}")
+    if tree.last_modified is not None:
+        # Nix tells it from the files, but only where the content is not in the store yet.
+        words.append(f"lastModified={tree.last_modified}")
     return f"path:{quote(str(tree.path), safe='/')}?{'&'.join(words)}"
 
 
@@ -224,6 +227,8 @@ def _locked(tree: Tree) -> dict[str, object]:
         locked["rev"] = tree.revision
     if tree.rev_count is not None:
         locked["revCount"] = tree.rev_count
+    if tree.last_modified is not None:
+        locked["lastModified"] = tree.last_modified
     return {"locked": locked, "original": locked}
 
 

@@ -16,6 +16,8 @@ class Tree:
     """Its folder; for a path input it may be a file."""
     revision: CommitId | None = None
     rev_count: int | None = None
+    last_modified: int | None = None
+    """Seconds since 1970 of its newest file; what a flake calls its last modification."""
     nar_hash: str = ""
     """``sha256-<base64>`` of the folder; flakes need it, because it locks a reference."""
 

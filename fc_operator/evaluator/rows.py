@@ -187,7 +187,7 @@ def _input_drvs(value: Any) -> dict[DrvPath, tuple[str, ...]] | None:
 
 def _cache_status(data: dict[str, Any]) -> str | None:
     status = data.get("cacheStatus")
-    if status in {"local", "cached", "notBuilt"}:
+    if status in ("local", "cached", "notBuilt"):
         return str(status)
     if isinstance(data.get("isCached"), bool) and status is None and "cacheStatus" not in data:
         return "cached" if data["isCached"] else "notBuilt"
