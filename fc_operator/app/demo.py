@@ -112,9 +112,7 @@ async def surroundings(
     repositories = state_dir / "repositories"
     repositories.mkdir(parents=True, exist_ok=True)
     remembered = state_dir / "git-port"
-    port = _last_port(remembered) if git_port is None else git_port
-    server = GitServer(repositories, port=free_port(port) if git_port is None else port)
-    await server.start()
+    server = await _serve(repositories, git_port, otherwise=_last_port(remembered))
     try:
         remembered.write_text(f"{server.port}\n")
         replacements = {
@@ -132,6 +130,19 @@ async def surroundings(
         yield Surroundings(git_url=server.url, commits=commits, expected=expected)
     finally:
         await server.stop()
+
+
+async def _serve(repositories: Path, port: int | None, *, otherwise: int) -> GitServer:
+    """The started server; without a wish at ``otherwise``, or where that is taken anywhere."""
+    try:
+        server = GitServer(repositories, port=otherwise if port is None else port)
+        await server.start()
+    except HumanNeededError:
+        if port is not None:
+            raise
+        server = GitServer(repositories)
+        await server.start()
+    return server
 
 
 def _last_port(file: Path) -> int:

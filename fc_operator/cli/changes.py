@@ -53,11 +53,13 @@ def change(
 
 
 def told(target: Target, answer: Any) -> str:
-    """How many builds were changed, where the answer says and it is more than the thing itself."""
-    changed = answer.get("builds") if isinstance(answer, dict) else None
-    if not isinstance(changed, list) or (target.noun == "build" and len(changed) == 1):
+    """How many builds were changed, where it is more than the thing itself."""
+    if not isinstance(answer, dict):
         return ""
-    return f": {len(changed)} {'build' if len(changed) == 1 else 'builds'}"
+    own, also = len(answer.get("builds") or ()), len(answer.get("also") or ())
+    if target.noun == "build":
+        return f", and {also} more that hang on it" if also else ""
+    return f": {own + also} {'build' if own + also == 1 else 'builds'}"
 
 
 def tell(error: CallerError) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
@@ -111,7 +111,14 @@ def print_table(
         click.echo(nothing, err=True)
         return
     out = console()
-    out.print(table(columns, rows), crop=False, no_wrap=not out.is_terminal)
+    made = table(columns, rows)
+    if out.is_terminal:
+        out.print(made)
+        return
+    with out.capture() as captured:
+        out.print(made, crop=False, no_wrap=True)
+    for line in captured.get().splitlines():
+        click.echo(line.rstrip())
 
 
 def table(
@@ -130,11 +137,7 @@ def table(
 
 def print_description(item: dict[str, Any]) -> None:
     """One thing whole: its fields, then each list that belongs to it as a table of its own."""
-    lists = {
-        name: value
-        for name, value in item.items()
-        if isinstance(value, list) and value and isinstance(value[0], dict)
-    }
+    lists = dict(_lists(item))
     plain = {
         name: value
         for name, value in item.items()
@@ -147,6 +150,15 @@ def print_description(item: dict[str, Any]) -> None:
     for name, items in lists.items():
         click.secho(f"\n{name.replace('_', ' ')}", bold=True)
         print_table(_columns_of(items), items)
+
+
+def _lists(item: dict[str, Any], above: str = "") -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """Lists of things in an item, and in what it holds."""
+    for name, value in item.items():
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            yield above + name, value
+        elif isinstance(value, dict):
+            yield from _lists(value, f"{above}{name}: ")
 
 
 def _described(value: Any) -> list[str]:

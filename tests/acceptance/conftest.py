@@ -160,7 +160,7 @@ def start(environment):
 def demo_words(home):
     """The demo's command line on this session's state and store."""
     return (
-        "demo", "--state", home / "demo", "--port", "0", "--git-port", "0",
+        "demo", "--state", home / "demo", "--port", "0",
         "--set", f"nix.store_dir={home / 'store'}",
     )  # fmt: skip
 

@@ -42,7 +42,7 @@ def test_every_url_of_the_table_answers(demo, fc):
 
 def words(home, name):
     return (
-        "demo", "--state", home / name, "--port", "0", "--git-port", "0",
+        "demo", "--state", home / name, "--port", "0",
         "--set", f"nix.store_dir={home / 'store'}",
     )  # fmt: skip
 

@@ -140,8 +140,7 @@ def test_evaluating_again_changes_nothing_unless_forced(verb):
     assert "typo: " in badly.err
 
 
-def test_bump_and_keep(verb):
-    assert verb("bump", "demo/main/hello").code == 0
+def test_keep_and_let_go(verb):
     kept = verb("keep", "demo/main/hello")
     assert kept.code == 0, kept.err
     assert "keeping build" in kept.out
@@ -149,6 +148,12 @@ def test_bump_and_keep(verb):
     assert rows[0]["keep"]
     assert verb("keep", "--off", "demo/main/hello").code == 0
     assert verb("keep", "demo/main").code == 1
+
+
+def test_what_has_ended_can_not_be_bumped(verb):
+    refused = verb("bump", "demo/main/hello")
+    assert refused.code == 1
+    assert "it has ended" in refused.err
 
 
 def test_restart_builds_again_and_cancel_ends_it(verb):
@@ -162,7 +167,7 @@ def test_restart_builds_again_and_cancel_ends_it(verb):
 
 
 def test_several_things_at_once_and_one_that_is_not_there(verb):
-    done = verb("bump", "demo/main/hello", "999999", "demo/main/banner", "-o", "json")
+    done = verb("keep", "demo/main/hello", "999999", "demo/main/banner", "-o", "json")
     assert done.code == 1
     assert len(json.loads(done.out)) == 2
     assert "999999" in done.err
