@@ -139,7 +139,7 @@ class Nix:
 
     async def derivations(self, drv_paths: Collection[DrvPath]) -> dict[DrvPath, Derivation]:
         """Facts of the .drv files that can be read and understood, without their environments."""
-        return await asyncio.to_thread(_read_all, tuple(drv_paths))
+        return await asyncio.to_thread(read_derivations, tuple(drv_paths))
 
     async def add_root(self, path: StorePath, link: Path) -> None:
         """Keep ``path``, which is valid, from the garbage collector while ``link`` is there."""
@@ -190,7 +190,8 @@ def _portions(words: Iterable[str]) -> Iterator[list[str]]:
         yield portion
 
 
-def _read_all(drv_paths: Iterable[DrvPath]) -> dict[DrvPath, Derivation]:
+def read_derivations(drv_paths: Iterable[DrvPath]) -> dict[DrvPath, Derivation]:
+    """As ``Nix.derivations``; blocks."""
     found = {}
     for drv_path in drv_paths:
         try:

@@ -7,19 +7,22 @@ written in one. Writing the same batch again changes nothing, so a lost connecti
 from __future__ import annotations
 
 import asyncio
+import os
 import time
-from collections.abc import Iterable, Sequence
+from array import array
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from fc_operator.clients.nix import Missing, Nix
 from fc_operator.clients.registrations import describe
-from fc_operator.errors import LeaseLostError
+from fc_operator.errors import LeaseLostError, NotFoundError
 from fc_operator.model.evaluations import EvaluationEnd, EvaluationFence
 from fc_operator.model.ids import BuildId, ClassId, DrvPath, EvaluationId, StepId, new_uuid
 from fc_operator.model.jobs import JobError, JobRow, dotted
 from fc_operator.model.outcomes import Harvest
-from fc_operator.model.statuses import LIVE, BuildStatus
-from fc_operator.planner import placement, plans
+from fc_operator.model.statuses import LIVE, BuildStatus, EvaluationStatus
+from fc_operator.operations import builds as build_operations
+from fc_operator.planner import aggregates, placement, plans
 from fc_operator.planner.placement import Placement, StepState
 from fc_operator.planner.plans import Plan, PlannedJob, PlannedStep, Presence
 from fc_operator.results import support
@@ -31,6 +34,7 @@ from fc_operator.store import steps as steps_store
 from fc_operator.store.database import Connection, Database, notify
 
 _AGE_MARGIN_S = 1.0
+_REUSE_ROWS = 1000
 
 
 @dataclass(slots=True)
@@ -41,8 +45,29 @@ class _Session:
     known: set[DrvPath] = field(default_factory=set)
     """Steps that were planned in earlier batches."""
     classes: dict[store.StepClass, ClassId] = field(default_factory=dict)
-    held: list[JobRow] = field(default_factory=list)
+    held: dict[str, JobRow] = field(default_factory=dict)
     """Aggregates by name, which have to wait for all other jobs."""
+    aggregates: dict[str, tuple[DrvPath, ...]] = field(default_factory=dict)
+    """Constituents that were given as derivations, by name of aggregate."""
+    seen: set[int] = field(default_factory=set)
+    """Hashes of the names of jobs whose inputs are noted."""
+    needing: array[int] = field(default_factory=lambda: array("q"))
+    needed: array[int] = field(default_factory=lambda: array("q"))
+    """Pairs of hashes: the name of a job and the .drv of one of its inputs."""
+
+    def note(self, jobs: Iterable[PlannedJob]) -> None:
+        """Keep of written jobs what the end of the evaluation needs, in little memory."""
+        for job in jobs:
+            row = job.row
+            name = hash(row.job_name)
+            if row.is_aggregate:
+                self.aggregates[row.job_name] = row.constituents
+            if name in self.seen:
+                continue
+            self.seen.add(name)
+            for drv in job.needs_jobs:
+                self.needing.append(name)
+                self.needed.append(hash(drv))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +105,7 @@ class Ingest:
         """
         session = await self._session(fence)
         now = [row for row in _distinct(rows) if not row.named_constituents]
-        session.held += [row for row in _distinct(rows) if row.named_constituents]
+        session.held |= {row.job_name: row for row in rows if row.named_constituents}
         batch = await self._planned(session, now, errors)
         await self._write(fence, session, batch)
 
@@ -91,15 +116,100 @@ class Ingest:
             LeaseLostError: the fence no longer holds; nothing was written.
             UnavailableError: PostgreSQL or Nix did not answer; try again.
         """
+        session = await self._session(fence)
+        completed = end.status is EvaluationStatus.COMPLETED
+        last, members = await self._last_batch(fence, session) if completed else (None, {})
+        if completed:
+            await self._supersede(fence)
 
         async def change(connection: Connection) -> None:
             await self._hold(connection, fence)
+            if last is not None:
+                await _Writing(connection, fence.evaluation_id, session, last).run()
+            if completed:
+                inputs = list(last.plan.jobs) if last is not None else []
+                await _relate(connection, fence.evaluation_id, session, inputs, members)
             await store.end_evaluation(connection, fence, end)
-            await builds_store.settle(connection, [fence.evaluation_id])
+            settled = await builds_store.settle(connection, [fence.evaluation_id])
             await notify(connection, listener.BUILDS, str(fence.evaluation_id))
+            if settled:
+                await notify(connection, listener.JOBSETS)
 
         await self._database.run(change)
         self._sessions.pop(fence.evaluation_id, None)
+
+    async def _last_batch(
+        self, fence: EvaluationFence, session: _Session
+    ) -> tuple[_Batch | None, dict[str, tuple[str, ...]]]:
+        """Aggregates by name, planned now that all jobs are known; and their constituents."""
+        if not session.held:
+            return None, {}
+        async with self._database.session() as connection:
+            jobs = await store.list_jobs(connection, fence.evaluation_id)
+        resolution = aggregates.resolve(
+            tuple(session.held.values()), (job.job_name for job in jobs)
+        )
+        rows = [session.held[name] for name in resolution.constituents]
+        drv_of = {job.job_name: job.drv_path for job in jobs}
+        drv_of |= {name: row.drv_path for name, row in session.held.items()}
+        more_needs: dict[DrvPath, list[DrvPath]] = {}
+        for name, members in resolution.constituents.items():
+            needs = more_needs.setdefault(session.held[name].drv_path, [])
+            needs += [drv_of[member] for member in members]
+        batch = await self._planned(
+            session,
+            rows,
+            resolution.errors,
+            more_needs=more_needs,
+            waiting={job.drv_path for job in jobs if job.is_step},
+        )
+        await self._add_classes(session, batch.plan.steps)
+        return batch, resolution.constituents
+
+    async def _supersede(self, fence: EvaluationFence) -> None:
+        """Where only the latest counts, older evaluations of the same stream stop."""
+
+        async def change(connection: Connection) -> None:
+            await self._hold(connection, fence)
+            older = await builds_store.list_superseded(connection, fence.evaluation_id)
+            await build_operations.cancel_in(
+                connection, older, reason="Superseded", message="a newer evaluation took its place"
+            )
+            if await builds_store.supersede_evaluations(connection, fence.evaluation_id):
+                await notify(connection, listener.EVALUATIONS)
+
+        await self._database.run(change)
+
+    async def reuse(self, fence: EvaluationFence, source: EvaluationId) -> None:
+        """Take over the rows of an ended evaluation whose every input was equal.
+
+        Builds are made anew on shared steps; ``finish`` follows as after any evaluation.
+
+        Raises:
+            NotFoundError: some of its derivations are gone; evaluate instead.
+            LeaseLostError: the fence no longer holds.
+            UnavailableError: PostgreSQL or Nix did not answer; try again.
+        """
+        async with self._database.session() as connection:
+            jobs = await store.list_jobs(connection, source)
+            errors = await store.list_reusable_errors(connection, source)
+        paths = [job.drv_path for job in jobs]
+        if not await asyncio.to_thread(lambda: all(map(os.path.exists, paths))):
+            raise NotFoundError(f"derivations of evaluation {source} are gone")
+        after = ""
+        while True:
+            async with self._database.session() as connection:
+                rows = await store.list_reusable(connection, source, after=after, limit=_REUSE_ROWS)
+            await self.add(fence, rows, errors)
+            if len(rows) < _REUSE_ROWS:
+                break
+            after, errors = rows[-1].job_name, []
+
+        async def change(connection: Connection) -> None:
+            await self._hold(connection, fence)
+            await store.note_reuse(connection, fence.evaluation_id, source)
+
+        await self._database.run(change)
 
     async def _hold(self, connection: Connection, fence: EvaluationFence) -> None:
         if not await store.hold_fence(connection, fence):
@@ -117,8 +227,17 @@ class Ingest:
         return session
 
     async def _planned(
-        self, session: _Session, rows: Sequence[JobRow], errors: Sequence[JobError]
+        self,
+        session: _Session,
+        rows: Sequence[JobRow],
+        errors: Sequence[JobError],
+        *,
+        more_needs: Mapping[DrvPath, Sequence[DrvPath]] | None = None,
+        waiting: Collection[DrvPath] = (),
     ) -> _Batch:
+        """Plan ``rows``. Those with ``more_needs`` become steps in any case, for they have to wait
+        for ``waiting`` steps that their derivations do not name.
+        """
         asked_at_s = time.monotonic()
         missing, silent = plans.told(rows)
         asked = Missing()
@@ -129,13 +248,20 @@ class Ingest:
                 will_fetch=missing.will_fetch | asked.will_fetch,
                 unknown=asked.unknown,
             )
-        unread = plans.unread(rows, missing.will_build, session.known)
+        if more_needs:
+            missing = replace(
+                missing,
+                will_build=tuple(dict.fromkeys((*missing.will_build, *more_needs, *waiting))),
+            )
+        known = session.known | set(waiting)
+        unread = plans.unread(rows, missing.will_build, known)
         facts = await self._nix.derivations(unread) if unread else {}
         plan = plans.plan(
             rows,
             missing,
             facts,
-            known=session.known,
+            known=known,
+            more_needs=more_needs,
             limits=plans.Limits(
                 timeout_s=self._builds.timeout_s,
                 max_silent_s=self._builds.max_silent_s,
@@ -147,7 +273,7 @@ class Ingest:
             plan=plan,
             errors=(*errors, *plan.errors),
             harvests=await self._harvests(plan.jobs),
-            asked=frozenset(asked.will_build),
+            asked=frozenset(asked.will_build) | frozenset(more_needs or ()),
             asked_at_s=asked_at_s,
         )
 
@@ -185,6 +311,7 @@ class Ingest:
 
         writing = await self._database.run(change)
         session.known.update(step.derivation.drv_path for step in batch.plan.steps)
+        session.note(batch.plan.jobs)
         if writing.shared:
             await self._raise_shared(session, writing.shared)
 
@@ -485,3 +612,54 @@ def _class_of(step: PlannedStep) -> store.StepClass:
 
 def _distinct(rows: Iterable[JobRow]) -> list[JobRow]:
     return list({row.attr_path: row for row in rows}.values())
+
+
+async def _relate(
+    connection: Connection,
+    evaluation_id: EvaluationId,
+    session: _Session,
+    last: Sequence[PlannedJob],
+    members: Mapping[str, tuple[str, ...]],
+) -> None:
+    """Write which jobs are made of which, and which need which."""
+    session.note(last)
+    jobs = await store.list_jobs(connection, evaluation_id)
+    by_name = {job.job_name: job.id for job in jobs}
+    pairs = {
+        (by_name[name], by_name[member])
+        for name, names in members.items()
+        for member in names
+        if name in by_name and member in by_name
+    }
+    shown = _shown(jobs)
+    pairs |= {
+        (by_name[name], shown[drv].id)
+        for name, drvs in session.aggregates.items()
+        for drv in drvs
+        if drv in shown and name in by_name and shown[drv].id != by_name[name]
+    }
+    if pairs:
+        await store.copy_constituents(connection, pairs)
+    await store.copy_dependencies(connection, _dependencies(session, jobs))
+
+
+def _shown(jobs: Iterable[store.WrittenJob]) -> dict[DrvPath, store.WrittenJob]:
+    """Of several jobs of one derivation that with the shortest name, then the first."""
+    shown: dict[DrvPath, store.WrittenJob] = {}
+    for job in sorted(jobs, key=lambda job: (len(job.job_name), job.job_name)):
+        shown.setdefault(job.drv_path, job)
+    return shown
+
+
+def _dependencies(
+    session: _Session, jobs: Sequence[store.WrittenJob]
+) -> Iterator[tuple[BuildId, BuildId]]:
+    by_name = {hash(job.job_name): job.id for job in jobs}
+    by_drv: dict[int, list[BuildId]] = {}
+    for job in jobs:
+        by_drv.setdefault(hash(job.drv_path), []).append(job.id)
+    for name, drv in zip(session.needing, session.needed, strict=True):
+        if name in by_name:
+            for needed in by_drv.get(drv, ()):
+                if needed != by_name[name]:
+                    yield by_name[name], needed

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fc_operator.model.ids import EvaluationId, StepId
-from fc_operator.model.statuses import BLOCKING, OUTPUTS_VALID, REMEMBERED, BuildStatus
+from fc_operator.model.ids import BuildId, EvaluationId, StepId
+from fc_operator.model.statuses import BLOCKING, LIVE, OUTPUTS_VALID, REMEMBERED, BuildStatus
 from fc_operator.model.tasks import StepEnded
 from fc_operator.queue import retries
 from fc_operator.queue.retries import Decision
@@ -102,12 +102,78 @@ async def requeue(database: Database, leases: Sequence[Lease], *, certain: bool 
                     infra_failures=step.infra_failures,
                     free_losses=step.free_losses,
                     cancel_requested=step.cancel_requested,
+                    is_wanted=step.is_wanted,
                 )
                 for step in held.values()
             }
             await attempts.lose(connection, [(step.id, step.attempt) for step in held.values()])
             await _write(connection, held, decisions, {}, settings)
         return len(held)
+
+    return await database.run(change)
+
+
+async def give_up(
+    database: Database,
+    step_ids: Sequence[StepId],
+    *,
+    status: BuildStatus,
+    reason: str,
+    message: str,
+) -> list[StepId]:
+    """End steps that wait in the queue and will never run; those that did end.
+
+    Their dependents fail with them.
+    """
+
+    async def change(connection: Connection) -> list[StepId]:
+        await steps.lock_around(connection, step_ids, step_ids)
+        taken = await steps.unqueue(connection, step_ids)
+        if not taken:
+            return []
+        await attempts.lock_builds(connection, taken)
+        await steps.end(
+            connection,
+            [
+                steps.StepEnd(step_id=id_, status=status, reason=reason, message=message)
+                for id_ in taken
+            ],
+        )
+        ended = await builds.end(
+            connection,
+            [
+                builds.BuildEnd(step_id=id_, status=status, reason=reason, message=message)
+                for id_ in taken
+            ],
+        )
+        failed = await steps.fail_dependents(connection, taken)
+        touched = {e for _, e, _ in ended} | {e for _, e in failed}
+        if await builds.settle(connection, touched):
+            await notify(connection, listener.JOBSETS)
+        if touched:
+            await notify(connection, listener.BUILDS, ",".join(sorted(map(str, touched))))
+        return taken
+
+    return await database.run(change)
+
+
+async def take_back(database: Database, step_ids: Sequence[StepId]) -> list[BuildId]:
+    """Steps that ended through no fault of theirs run again, and what failed with them."""
+
+    async def change(connection: Connection) -> list[BuildId]:
+        locked = await steps.lock_restart(connection, step_ids)
+        again = [step.id for step in locked if step.status not in LIVE and not step.outputs_valid]
+        started = await steps.restart(connection, again, [])
+        back = await builds.restart_of_steps(connection, started)
+        await builds.reopen_evaluations(connection, {build.evaluation_id for build in back})
+        failing = await steps.count_blockers(connection, started)
+        if failing:
+            await steps.fail_dependents(connection, failing)
+        if back:
+            ids = ",".join(sorted({str(build.evaluation_id) for build in back}))
+            await notify(connection, listener.BUILDS, ids)
+        await notify(connection, listener.STEPS)
+        return [build.id for build in back]
 
     return await database.run(change)
 
@@ -124,6 +190,7 @@ def _decide(result: StepResult, held: HeldStep, settings: BuildSettings) -> Deci
         max_retries=settings.max_retries,
         backoff=retries.ladder(settings.retry_base_s),
         cancel_requested=held.cancel_requested,
+        is_wanted=held.is_wanted,
     )
 
 

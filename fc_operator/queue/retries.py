@@ -26,6 +26,11 @@ class Decision:
     free_losses: int = 0
 
 
+_CANCELLED = Decision(
+    status=BuildStatus.CANCELLED, reason="Cancelled", message="cancelled while it ran"
+)
+
+
 def ladder(base_s: float) -> Backoff:
     """Delays after infrastructure failures: 60, 180, 540, 1620 s and no further, with jitter."""
     return Backoff(base_s=base_s, factor=3.0, cap_s=base_s * 27, jitter=0.2)
@@ -39,16 +44,20 @@ def decide(
     max_retries: int,
     backoff: Backoff,
     cancel_requested: bool = False,
+    is_wanted: bool = True,
     rng: random.Random | None = None,
 ) -> Decision:
-    """Judge the end of an attempt at a step with so many failures and losses before it."""
-    if outcome.retry is Retry.NEVER:
+    """Judge the end of an attempt at a step with so many failures and losses before it.
+
+    ``is_wanted`` says that a live build, or a live step that needs it, waits for the step.
+    """
+    is_cancelled = outcome.status is BuildStatus.CANCELLED
+    if outcome.retry is Retry.NEVER and not (is_cancelled and is_wanted):
         return _end(outcome, outcome.status)
-    if cancel_requested:
-        return Decision(
-            status=BuildStatus.CANCELLED, reason="Cancelled", message="cancelled while it ran"
-        )
-    if outcome.retry is Retry.FREE:
+    if cancel_requested and not is_wanted:
+        return _CANCELLED
+    # Cancelled for one build while another came to want it: it starts again.
+    if outcome.retry is Retry.FREE or is_cancelled:
         return Decision(
             status=BuildStatus.PENDING,
             reason=outcome.reason,
@@ -70,13 +79,15 @@ def decide(
 
 
 def decide_lost(
-    *, infra_failures: int, free_losses: int, cancel_requested: bool = False
+    *,
+    infra_failures: int,
+    free_losses: int,
+    cancel_requested: bool = False,
+    is_wanted: bool = True,
 ) -> Decision:
     """Judge an attempt of which only the silence of its holder is known: it costs nothing."""
-    if cancel_requested:
-        return Decision(
-            status=BuildStatus.CANCELLED, reason="Cancelled", message="cancelled while it ran"
-        )
+    if cancel_requested and not is_wanted:
+        return _CANCELLED
     losses = free_losses + 1
     if losses >= FREE_LOSSES_MAX:
         message = f"{losses} processes that ran it vanished one after the other"

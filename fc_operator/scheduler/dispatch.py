@@ -96,6 +96,7 @@ class DispatchService:
         self._capacities: dict[str, Capacity] = {}
         self._adopting = asyncio.Lock()
         self._adopted = False
+        self._beat_now = asyncio.Event()
 
     @property
     def running(self) -> frozenset[StepRef]:
@@ -214,6 +215,8 @@ class DispatchService:
     async def _claim(self, executor: Executor) -> int:
         """Claim for the free slots and start what was claimed; how many steps."""
         capacity = await executor.capacity()
+        if executor.name not in self._capacities:
+            self._beat_now.set()
         self._capacities[executor.name] = capacity
         mine = sum(run.executor is executor for run in self._runs.values())
         free = min(capacity.slots_free, capacity.slots_total - mine)
@@ -324,10 +327,14 @@ class DispatchService:
                 _log.warning(
                     "scheduler.leases_not_renewed", error=str(error) or "no answer in time"
                 )
+            tick_s = min(1.0, self._queue.heartbeat_s / 10)
             while time.monotonic() - started_s < self._queue.heartbeat_s:
-                await asyncio.sleep(min(1.0, self._queue.heartbeat_s / 10))
                 await self._stop_untrusted()
-            await self._stop_untrusted()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(tick_s):
+                        await self._beat_now.wait()
+                    self._beat_now.clear()
+                    break
 
     async def _renew(self) -> None:
         refs = tuple(self._runs)
@@ -336,13 +343,14 @@ class DispatchService:
             held = await store.renew(
                 connection, self.owner, [ref.step_id for ref in refs], self._queue.lease_s
             )
-            await store.beat(
-                connection,
-                self.owner,
-                kind="scheduler",
-                host=platform.node(),
-                info={"offers": [self._offered(name) for name in self._capacities]},
-            )
+            if self._capacities:
+                await store.beat(
+                    connection,
+                    self.owner,
+                    kind="scheduler",
+                    host=platform.node(),
+                    info={"offers": [self._offered(name) for name in self._capacities]},
+                )
         still = {StepRef(step_id=lease.step_id, attempt=lease.attempt) for lease in held}
         for ref in refs:
             run = self._runs.get(ref)

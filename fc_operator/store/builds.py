@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import orjson
 
-from fc_operator.model.ids import BuildId, EvaluationId, JobsetId, StepId
+from fc_operator.model.ids import BuildId, DrvPath, EvaluationId, JobsetId, StepId
 from fc_operator.model.outcomes import Harvest, Metric, Product
 from fc_operator.model.statuses import BuildStatus
-from fc_operator.store.database import Connection
+from fc_operator.store.database import Connection, Record
 from fc_operator.store.queries import load
 
 _sql = load("builds")
@@ -117,3 +117,148 @@ async def end(
 
 def _outputs(harvest: Harvest | None) -> dict[str, str]:
     return {output.name: str(output.path) for output in harvest.outputs} if harvest else {}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildState:
+    """A build, as a change needs it."""
+
+    id: BuildId
+    evaluation_id: EvaluationId
+    jobset_id: JobsetId
+    status: BuildStatus
+    step_id: StepId | None
+    drv_path: DrvPath
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChangedBuild:
+    """A build that a change has touched."""
+
+    id: BuildId
+    evaluation_id: EvaluationId
+    step_id: StepId | None = None
+
+
+async def list_by_id(connection: Connection, build_ids: Collection[BuildId]) -> list[BuildState]:
+    """Those that exist."""
+    return [
+        BuildState(
+            id=BuildId(row["id"]),
+            evaluation_id=EvaluationId(row["evaluation_id"]),
+            jobset_id=JobsetId(row["jobset_id"]),
+            status=BuildStatus(row["status"]),
+            step_id=row["step_id"],
+            drv_path=DrvPath(row["drv_path"]),
+        )
+        async for row in _sql.list_by_id(connection, build_ids=list(build_ids))
+    ]
+
+
+async def list_of_evaluation(
+    connection: Connection, evaluation_id: EvaluationId, statuses: Iterable[BuildStatus]
+) -> list[BuildId]:
+    """Builds of an evaluation in some statuses."""
+    return [
+        BuildId(row["id"])
+        async for row in _sql.list_of_evaluation(
+            connection,
+            evaluation_id=evaluation_id,
+            statuses=[status.value for status in statuses],
+        )
+    ]
+
+
+async def list_superseded(connection: Connection, evaluation_id: EvaluationId) -> list[BuildId]:
+    """Live builds of older evaluations that this one takes the place of, by its jobset's wish."""
+    return [
+        BuildId(row["id"])
+        async for row in _sql.list_superseded(connection, evaluation_id=evaluation_id)
+    ]
+
+
+async def supersede_evaluations(
+    connection: Connection, evaluation_id: EvaluationId
+) -> list[EvaluationId]:
+    """Ask older evaluations of the same stream to stop, if their jobset wants only the latest."""
+    return [
+        EvaluationId(row["id"])
+        async for row in _sql.supersede_evaluations(connection, evaluation_id=evaluation_id)
+    ]
+
+
+async def cancel(
+    connection: Connection, build_ids: Collection[BuildId], *, reason: str, message: str
+) -> list[ChangedBuild]:
+    """Live builds end as cancelled; those that did."""
+    return [
+        _changed(row)
+        async for row in _sql.cancel_builds(
+            connection, build_ids=list(build_ids), reason=reason, message=message
+        )
+    ]
+
+
+async def restart(connection: Connection, build_ids: Collection[BuildId]) -> list[ChangedBuild]:
+    """Ended builds are pending again; those that are."""
+    return [
+        _changed(row) async for row in _sql.restart_builds(connection, build_ids=list(build_ids))
+    ]
+
+
+async def take_back_dependents(
+    connection: Connection, step_ids: Collection[StepId]
+) -> list[ChangedBuild]:
+    """Builds of these steps that had failed with a dependency are pending again."""
+    return [
+        ChangedBuild(id=BuildId(row["id"]), evaluation_id=EvaluationId(row["evaluation_id"]))
+        async for row in _sql.take_back_dependents(connection, step_ids=list(step_ids))
+    ]
+
+
+async def reopen_evaluations(
+    connection: Connection, evaluation_ids: Collection[EvaluationId]
+) -> None:
+    """Their builds have not all ended any more."""
+    await _sql.reopen_evaluations(connection, evaluation_ids=sorted(evaluation_ids))
+
+
+async def show_running(connection: Connection, build_ids: Collection[BuildId]) -> None:
+    """Builds whose step runs already show it."""
+    await _sql.show_running(connection, build_ids=list(build_ids))
+
+
+async def set_step(connection: Connection, build_id: BuildId, step_id: StepId) -> None:
+    """Give a build its step."""
+    await _sql.set_step(connection, build_id=build_id, step_id=step_id)
+
+
+async def bump(connection: Connection, build_ids: Collection[BuildId]) -> list[ChangedBuild]:
+    """Note that live builds go to the front; those that do."""
+    return [_changed(row) async for row in _sql.bump_builds(connection, build_ids=list(build_ids))]
+
+
+async def keep(
+    connection: Connection, build_id: BuildId, *, keep: bool, actor: str
+) -> ChangedBuild | None:
+    """Pin or unpin; None when it was so already."""
+    async for row in _sql.keep_build(connection, build_id=build_id, keep=keep, actor=actor):
+        return ChangedBuild(id=BuildId(row["id"]), evaluation_id=EvaluationId(row["evaluation_id"]))
+    return None
+
+
+def _changed(row: Record) -> ChangedBuild:
+    return ChangedBuild(
+        id=BuildId(row["id"]),
+        evaluation_id=EvaluationId(row["evaluation_id"]),
+        step_id=row["step_id"],
+    )
+
+
+async def restart_of_steps(
+    connection: Connection, step_ids: Collection[StepId]
+) -> list[ChangedBuild]:
+    """Builds of restarted steps that had ended as nobody's fault, or with a dependency."""
+    return [
+        _changed(row) async for row in _sql.restart_of_steps(connection, step_ids=list(step_ids))
+    ]

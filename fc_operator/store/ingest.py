@@ -22,7 +22,7 @@ from fc_operator.model.ids import (
     StepId,
     StorePath,
 )
-from fc_operator.model.jobs import JobError
+from fc_operator.model.jobs import JobError, JobMeta, JobRow
 from fc_operator.model.statuses import BuildStatus, EvaluationStatus
 from fc_operator.store.database import Connection, Record
 from fc_operator.store.queries import load
@@ -369,3 +369,98 @@ async def end_evaluation(
     await _sql.end_task(connection, task_id=fence.task_id)
     if end.status is EvaluationStatus.COMPLETED:
         await _sql.note_shot(connection, evaluation_id=fence.evaluation_id)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WrittenJob:
+    """A build of the evaluation at hand."""
+
+    id: BuildId
+    job_name: str
+    drv_path: DrvPath
+    is_step: bool
+    """It waits for a step that has not ended well."""
+
+
+async def list_jobs(connection: Connection, evaluation_id: EvaluationId) -> list[WrittenJob]:
+    """All jobs of an evaluation."""
+    return [
+        WrittenJob(
+            id=BuildId(row["id"]),
+            job_name=row["job_name"],
+            drv_path=DrvPath(row["drv_path"]),
+            is_step=bool(row["is_step"]),
+        )
+        async for row in _sql.list_jobs(connection, evaluation_id=evaluation_id)
+    ]
+
+
+async def copy_constituents(
+    connection: Connection, pairs: Iterable[tuple[BuildId, BuildId]]
+) -> None:
+    """Which jobs aggregates are made of: (aggregate, constituent)."""
+    await connection.copy_records_to_table(
+        "constituents", columns=["build_id", "constituent_build_id"], records=pairs
+    )
+
+
+async def copy_dependencies(
+    connection: Connection, pairs: Iterable[tuple[BuildId, BuildId]]
+) -> None:
+    """Which jobs need which others directly: (build, needed build)."""
+    await connection.copy_records_to_table(
+        "build_dependencies", columns=["build_id", "dependency_build_id"], records=pairs
+    )
+
+
+async def list_reusable(
+    connection: Connection, evaluation_id: EvaluationId, *, after: str, limit: int
+) -> list[JobRow]:
+    """Jobs of an ended evaluation as its evaluator told them, by name, from ``after`` on."""
+    return [
+        _job_row(row)
+        async for row in _sql.list_reusable(
+            connection, evaluation_id=evaluation_id, after=after, limit=limit
+        )
+    ]
+
+
+def _job_row(row: Record) -> JobRow:
+    words = row["constituents"] or []
+    return JobRow(
+        attr_path=tuple(row["attr_path"]),
+        name=row["nix_name"],
+        system=row["system"],
+        drv_path=DrvPath(row["drv_path"]),
+        outputs={name: path and StorePath(path) for name, path in (row["outputs"] or {}).items()},
+        meta=JobMeta(
+            description=row["description"],
+            homepage=row["homepage"],
+            license=row["license"],
+            maintainers=row["maintainers"],
+            timeout_s=row["timeout_s"],
+            max_silent_s=row["max_silent_s"],
+            scheduling_priority=row["priority"],
+            is_channel=row["is_channel"],
+        ),
+        is_aggregate=row["is_aggregate"],
+        constituents=tuple(DrvPath(word) for word in words if word.startswith("/")),
+        named_constituents=tuple(word for word in words if not word.startswith("/")),
+    )
+
+
+async def list_reusable_errors(
+    connection: Connection, evaluation_id: EvaluationId
+) -> list[JobError]:
+    """Errors of an ended evaluation."""
+    return [
+        JobError(attr_path=tuple(row["attr_path"]), message=row["message"])
+        async for row in _sql.list_reusable_errors(connection, evaluation_id=evaluation_id)
+    ]
+
+
+async def note_reuse(
+    connection: Connection, evaluation_id: EvaluationId, source_id: EvaluationId
+) -> None:
+    """Note whose rows an evaluation has taken over."""
+    await _sql.note_reuse(connection, evaluation_id=evaluation_id, source_id=source_id)

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from fc_operator.model.ids import BuildId, EvaluationId, JobsetId, StepId, TaskId
+from fc_operator.model.jobs import Derivation
 from fc_operator.model.outcomes import OutputInfo
 from fc_operator.model.statuses import BuildStatus
 from fc_operator.store.claims import Lease
@@ -38,6 +39,8 @@ class HeldStep:
     jobset_id: JobsetId | None
     cancel_requested: bool
     is_expired: bool
+    is_wanted: bool
+    """A live build or step waits for it."""
     held_s: float
 
 
@@ -63,6 +66,11 @@ class StepRetry:
     message: str
 
 
+async def lock(connection: Connection, step_ids: Collection[StepId]) -> None:
+    """Lock steps in the one order of all."""
+    await _sql.lock(connection, step_ids=list(step_ids))
+
+
 async def lock_around(
     connection: Connection, step_ids: Collection[StepId], failing: Collection[StepId]
 ) -> None:
@@ -83,6 +91,7 @@ async def list_held(connection: Connection, leases: Sequence[Lease]) -> list[Hel
             jobset_id=row["jobset_id"],
             cancel_requested=row["cancel_requested"],
             is_expired=row["is_expired"],
+            is_wanted=row["is_wanted"],
             held_s=row["held_s"],
         )
         async for row in _sql.list_held(
@@ -166,6 +175,117 @@ async def add_usage(connection: Connection, seconds: Sequence[tuple[JobsetId, fl
         jobset_ids=[jobset_id for jobset_id, _ in seconds],
         seconds=[spent for _, spent in seconds],
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LockedStep:
+    """An ended or live step that a restart is about."""
+
+    id: StepId
+    status: BuildStatus
+    outputs_valid: bool
+
+
+async def list_unwanted(
+    connection: Connection, step_ids: Collection[StepId]
+) -> list[tuple[StepId, BuildStatus]]:
+    """Live steps among these that no live build wants, locked."""
+    return [
+        (StepId(row["id"]), BuildStatus(row["status"]))
+        async for row in _sql.list_unwanted(connection, step_ids=list(step_ids))
+    ]
+
+
+async def cancel(
+    connection: Connection, step_ids: Collection[StepId], *, reason: str, message: str
+) -> set[StepId]:
+    """End waiting steps; the steps that they needed, which may be unwanted too by now."""
+    return {
+        StepId(row["needs_step_id"])
+        async for row in _sql.cancel_steps(
+            connection, step_ids=list(step_ids), reason=reason, message=message
+        )
+    }
+
+
+async def request_cancel(connection: Connection, step_ids: Collection[StepId]) -> list[StepId]:
+    """Ask the holders of running steps to stop them."""
+    return [
+        StepId(row["step_id"])
+        async for row in _sql.request_cancel(connection, step_ids=list(step_ids))
+    ]
+
+
+async def withdraw_cancel(connection: Connection, step_ids: Collection[StepId]) -> None:
+    """Let running steps go on."""
+    await _sql.withdraw_cancel(connection, step_ids=list(step_ids))
+
+
+async def lock_restart(connection: Connection, step_ids: Collection[StepId]) -> list[LockedStep]:
+    """Everything that a restart of these concerns, locked."""
+    return [
+        LockedStep(
+            id=StepId(row["id"]),
+            status=BuildStatus(row["status"]),
+            outputs_valid=row["outputs_valid"],
+        )
+        async for row in _sql.lock_restart(connection, step_ids=list(step_ids))
+    ]
+
+
+async def restart(
+    connection: Connection, step_ids: Collection[StepId], check: Collection[StepId]
+) -> list[StepId]:
+    """Ended steps are pending again, ``check`` ones to be compared; failures are forgotten."""
+    return [
+        StepId(row["id"])
+        async for row in _sql.restart_steps(
+            connection, step_ids=list(step_ids), check_ids=list(check)
+        )
+    ]
+
+
+async def count_blockers(connection: Connection, step_ids: Collection[StepId]) -> list[StepId]:
+    """Count blockers afresh and queue what has none; failed steps that are still needed."""
+    return [
+        StepId(row["id"]) async for row in _sql.count_blockers(connection, step_ids=list(step_ids))
+    ]
+
+
+async def add_check_step(
+    connection: Connection,
+    derivation: Derivation,
+    *,
+    jobset_id: JobsetId,
+    build_id: BuildId,
+) -> StepId:
+    """A step, ended well, for a derivation of which the class exists."""
+    return StepId(
+        await _sql.add_check_step(
+            connection,
+            drv_path=derivation.drv_path,
+            name=derivation.name,
+            system=derivation.system,
+            features=list(derivation.required_features),
+            jobset_id=jobset_id,
+            build_id=build_id,
+        )
+    )
+
+
+async def bump(connection: Connection, step_ids: Collection[StepId], bump: int) -> list[StepId]:
+    """Move steps and all that they wait for to the front; ``bump`` is microseconds since 1970."""
+    return [
+        StepId(row["id"])
+        async for row in _sql.bump_steps(connection, step_ids=list(step_ids), bump=bump)
+    ]
+
+
+async def unqueue(connection: Connection, step_ids: Collection[StepId]) -> list[StepId]:
+    """Take waiting steps out of the queue; those that were in it."""
+    return [
+        StepId(row["step_id"]) async for row in _sql.unqueue(connection, step_ids=list(step_ids))
+    ]
 
 
 def _clean(text: str) -> str:

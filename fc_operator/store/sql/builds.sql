@@ -59,3 +59,124 @@ WITH products AS (
     DELETE FROM build_products WHERE build_id = ANY (:build_ids::uuid[])
 )
 DELETE FROM build_metrics WHERE build_id = ANY (:build_ids::uuid[]);
+
+-- name: list_by_id(build_ids)
+-- Some builds, as a change needs them.
+SELECT b.id, b.evaluation_id, b.status, b.step_id, b.drv_path, b.system, b.nix_name, e.jobset_id
+FROM builds b
+JOIN evaluations e ON e.id = b.evaluation_id
+WHERE b.id = ANY (:build_ids::uuid[])
+ORDER BY b.id;
+
+-- name: list_of_evaluation(evaluation_id, statuses)
+-- Builds of an evaluation in some statuses.
+SELECT id FROM builds
+WHERE evaluation_id = :evaluation_id AND status = ANY (:statuses::text[])
+ORDER BY id;
+
+-- name: list_superseded(evaluation_id)
+-- Live builds of older evaluations of the same stream, where only the latest counts.
+SELECT b.id
+FROM evaluations n
+JOIN jobsets j ON j.id = n.jobset_id AND j.only_build_latest
+JOIN evaluations o ON o.jobset_id = n.jobset_id AND o.number < n.number
+    AND o.builds_ended_at IS NULL AND o.branch IS NOT DISTINCT FROM n.branch
+    AND o.pr_number IS NOT DISTINCT FROM n.pr_number
+JOIN builds b ON b.evaluation_id = o.id AND b.status IN ('pending', 'running')
+WHERE n.id = :evaluation_id
+ORDER BY b.id;
+
+-- name: supersede_evaluations(evaluation_id)
+-- Older evaluations of the same stream that still run, where only the latest counts.
+UPDATE evaluations o SET cancel_requested = true
+FROM evaluations n
+JOIN jobsets j ON j.id = n.jobset_id AND j.only_build_latest
+WHERE n.id = :evaluation_id AND o.jobset_id = n.jobset_id AND o.number < n.number
+    AND o.status IN ('pending', 'running') AND NOT o.cancel_requested
+    AND o.branch IS NOT DISTINCT FROM n.branch AND o.pr_number IS NOT DISTINCT FROM n.pr_number
+RETURNING o.id;
+
+-- name: cancel_builds(build_ids, reason, message)
+-- Live builds end as cancelled.
+UPDATE builds b
+SET status = 'cancelled', status_reason = :reason, error_message = :message, completed_at = now()
+FROM (
+    SELECT id FROM builds
+    WHERE id = ANY (:build_ids::uuid[]) AND status IN ('pending', 'running')
+    ORDER BY id FOR NO KEY UPDATE
+) l
+WHERE b.id = l.id
+RETURNING b.id, b.evaluation_id, b.step_id;
+
+-- name: restart_builds(build_ids)
+-- Ended builds that are asked for again; their history and earlier logs stay.
+UPDATE builds b
+SET status = 'pending', status_reason = '', error_message = NULL, root_cause_step_id = NULL,
+    started_at = NULL, completed_at = NULL, retry_count = 0, cached = false, log_path = NULL
+FROM (
+    SELECT id FROM builds
+    WHERE id = ANY (:build_ids::uuid[]) AND status NOT IN ('pending', 'running')
+    ORDER BY id FOR NO KEY UPDATE
+) l
+WHERE b.id = l.id
+RETURNING b.id, b.evaluation_id, b.step_id;
+
+-- name: take_back_dependents(step_ids)
+-- Builds that failed only because something that they need did; their steps are pending again.
+UPDATE builds b
+SET status = 'pending', status_reason = '', error_message = NULL, root_cause_step_id = NULL,
+    started_at = NULL, completed_at = NULL
+FROM (
+    SELECT id FROM builds
+    WHERE step_id = ANY (:step_ids::bigint[]) AND status = 'dependency_failed'
+    ORDER BY id FOR NO KEY UPDATE
+) l
+WHERE b.id = l.id
+RETURNING b.id, b.evaluation_id;
+
+-- name: reopen_evaluations(evaluation_ids)!
+-- Something of these evaluations is going to run again.
+UPDATE evaluations SET builds_ended_at = NULL, build_counts = NULL
+WHERE id IN (
+    SELECT id FROM evaluations WHERE id = ANY (:evaluation_ids::uuid[]) AND builds_ended_at IS NOT NULL
+    ORDER BY id FOR NO KEY UPDATE
+);
+
+-- name: show_running(build_ids)!
+-- Builds that came to a step that runs already.
+UPDATE builds b SET status = 'running', started_at = s.started_at
+FROM steps s
+WHERE b.id = ANY (:build_ids::uuid[]) AND s.id = b.step_id AND s.status = 'running'
+    AND b.status = 'pending';
+
+-- name: set_step(build_id, step_id)!
+-- A build that had been found without a step gets one.
+UPDATE builds SET step_id = :step_id WHERE id = :build_id;
+
+-- name: bump_builds(build_ids)
+-- Live builds go to the front.
+UPDATE builds SET bumped_at = now()
+WHERE id = ANY (:build_ids::uuid[]) AND status IN ('pending', 'running')
+RETURNING id, evaluation_id, step_id;
+
+-- name: keep_build(build_id, keep, actor)
+-- Pin a build's outputs, or let them go.
+UPDATE builds
+SET keep = :keep, kept_by = CASE WHEN :keep THEN :actor::text END,
+    kept_at = CASE WHEN :keep THEN now() END
+WHERE id = :build_id AND keep <> :keep
+RETURNING id, evaluation_id;
+
+-- name: restart_of_steps(step_ids)
+-- Builds of steps that are pending again though nobody asked for the builds themselves.
+UPDATE builds b
+SET status = 'pending', status_reason = '', error_message = NULL, root_cause_step_id = NULL,
+    started_at = NULL, completed_at = NULL
+FROM (
+    SELECT id FROM builds
+    WHERE step_id = ANY (:step_ids::bigint[])
+        AND status IN ('dependency_failed', 'unsupported_system')
+    ORDER BY id FOR NO KEY UPDATE
+) l
+WHERE b.id = l.id
+RETURNING b.id, b.evaluation_id, b.step_id;

@@ -189,4 +189,35 @@ UPDATE jobsets j
 SET shot_generation = j.generation
 FROM evaluations e
 WHERE e.id = :evaluation_id AND j.id = e.jobset_id AND j.state = 'one_shot'
-    AND NOT (j.check_reason = 'declared' AND j.next_check_at <= now());
+    AND (j.check_reason = 'declared' AND j.next_check_at <= now()) IS NOT TRUE;
+
+-- name: list_jobs(evaluation_id)
+-- All jobs of an evaluation, with the derivations that constituents and dependencies go by.
+SELECT b.id, b.job_name, b.drv_path,
+    b.step_id IS NOT NULL AND NOT fc_outputs_valid(s.status, s.check_mode) AS is_step
+FROM builds b
+LEFT JOIN steps s ON s.id = b.step_id
+WHERE b.evaluation_id = :evaluation_id;
+
+-- name: list_reusable(evaluation_id, after, limit)
+-- Jobs of an ended evaluation as their evaluator told them, a page at a time.
+SELECT b.id, b.attr_path, b.job_name, b.nix_name, b.system, b.drv_path, b.description, b.homepage,
+    b.license, b.maintainers, b.timeout_s, b.max_silent_s, b.priority, b.is_channel,
+    b.is_aggregate, b.constituents, coalesce((
+        SELECT jsonb_object_agg(o.name, o.path) FROM step_outputs o WHERE o.step_id = b.step_id
+    ), b.outputs) AS outputs
+FROM builds b
+WHERE b.evaluation_id = :evaluation_id AND b.job_name > :after
+ORDER BY b.job_name
+LIMIT :limit::int;
+
+-- name: list_reusable_errors(evaluation_id)
+-- Errors of an ended evaluation.
+SELECT attr_path, message FROM evaluation_errors WHERE evaluation_id = :evaluation_id ORDER BY nr;
+
+-- name: note_reuse(evaluation_id, source_id)!
+-- Whose rows an evaluation has taken over.
+UPDATE evaluations e
+SET reused_from = s.id, evaluator = s.evaluator, evaluator_version = s.evaluator_version
+FROM evaluations s
+WHERE e.id = :evaluation_id AND s.id = :source_id;

@@ -37,6 +37,10 @@ FROM failed f
 WHERE b.step_id = f.id AND b.status IN ('pending', 'running')
 RETURNING b.id, b.evaluation_id;
 
+-- name: lock(step_ids)!
+-- Some steps, in the one order of all.
+SELECT id FROM steps WHERE id = ANY (:step_ids::bigint[]) ORDER BY id FOR UPDATE;
+
 -- name: lock_around(step_ids, failing_ids)!
 -- Ending steps and all that their ends will touch, in the one order of all.
 WITH RECURSIVE down AS (
@@ -58,6 +62,12 @@ FOR UPDATE;
 -- Which of these attempts are still held: by their task, and as the newest of their step.
 SELECT s.id, s.attempt, l.task_id, s.infra_failures, s.free_losses, s.check_mode, s.jobset_id,
     l.cancel_requested, l.expires_at < now() AS is_expired,
+    EXISTS (
+        SELECT FROM builds b WHERE b.step_id = s.id AND b.status IN ('pending', 'running')
+    ) OR EXISTS (
+        SELECT FROM step_edges e JOIN steps d ON d.id = e.step_id
+        WHERE e.needs_step_id = s.id AND d.status IN ('pending', 'running')
+    ) AS is_wanted,
     extract(epoch FROM now() - a.claimed_at)::float8 AS held_s
 FROM unnest(:step_ids::bigint[], :attempts::int[], :task_ids::uuid[])
     AS u (step_id, attempt, task_id)
@@ -179,3 +189,150 @@ JOIN jobsets j ON j.id = u.jobset_id
 GROUP BY j.id
 ORDER BY j.id
 ON CONFLICT (jobset_id, hour) DO UPDATE SET seconds = jobset_usage.seconds + excluded.seconds;
+
+-- name: list_unwanted(step_ids)
+-- Which live steps no live build wants any more, neither by itself nor by what needs them.
+SELECT s.id, s.status
+FROM steps s
+WHERE s.id = ANY (:step_ids::bigint[]) AND s.status IN ('pending', 'running')
+    AND NOT EXISTS (
+        SELECT FROM builds b WHERE b.step_id = s.id AND b.status IN ('pending', 'running')
+    )
+    AND NOT EXISTS (
+        SELECT FROM step_edges e JOIN steps d ON d.id = e.step_id
+        WHERE e.needs_step_id = s.id AND d.status IN ('pending', 'running')
+    )
+ORDER BY s.id
+FOR UPDATE OF s;
+
+-- name: cancel_steps(step_ids, reason, message)
+-- Waiting steps that nobody wants end; what they need may be wanted by nobody either.
+WITH ended AS (
+    UPDATE steps
+    SET status = 'cancelled', status_reason = :reason, error_message = :message,
+        finished_at = now(), runnable_at = NULL, not_before = NULL
+    WHERE id = ANY (:step_ids::bigint[]) AND status = 'pending'
+    RETURNING id
+), unqueued AS (
+    DELETE FROM ready_steps r USING ended e WHERE r.step_id = e.id
+)
+SELECT DISTINCT g.needs_step_id FROM ended e JOIN step_edges g ON g.step_id = e.id;
+
+-- name: request_cancel(step_ids)
+-- Running steps that nobody wants shall be stopped by whoever runs them.
+UPDATE leases SET cancel_requested = true
+WHERE step_id = ANY (:step_ids::bigint[]) AND NOT cancel_requested
+RETURNING step_id;
+
+-- name: withdraw_cancel(step_ids)!
+-- Somebody wants them after all.
+UPDATE leases SET cancel_requested = false
+WHERE step_id = ANY (:step_ids::bigint[]) AND cancel_requested;
+
+-- name: lock_restart(step_ids)
+-- Ended steps to restart, the failed ones among what they need, and what failed because of them.
+WITH RECURSIVE down AS (
+    SELECT s.id, s.status, s.check_mode FROM steps s WHERE s.id = ANY (:step_ids::bigint[])
+    UNION
+    SELECT n.id, n.status, n.check_mode
+    FROM down d
+    JOIN step_edges e ON e.step_id = d.id AND NOT fc_outputs_valid(d.status, d.check_mode)
+    JOIN steps n ON n.id = e.needs_step_id AND n.status NOT IN ('pending', 'running')
+        AND NOT fc_outputs_valid(n.status, n.check_mode)
+), up AS (
+    SELECT d.id FROM down d
+    WHERE d.status NOT IN ('pending', 'running') AND NOT fc_outputs_valid(d.status, d.check_mode)
+    UNION
+    SELECT n.id
+    FROM up u
+    JOIN step_edges e ON e.needs_step_id = u.id
+    JOIN steps n ON n.id = e.step_id AND n.status = 'dependency_failed'
+)
+SELECT s.id, s.status, fc_outputs_valid(s.status, s.check_mode) AS outputs_valid
+FROM steps s
+WHERE s.id IN (SELECT id FROM down UNION SELECT id FROM up)
+ORDER BY s.id
+FOR UPDATE OF s;
+
+-- name: restart_steps(step_ids, check_ids)
+-- Ended steps are pending again, as new but for their attempts; blockers are counted afresh.
+WITH again AS (
+    UPDATE steps s
+    SET status = 'pending', check_mode = s.id = ANY (:check_ids::bigint[]), infra_failures = 0,
+        free_losses = 0, root_cause_step_id = NULL, status_reason = '', error_message = NULL,
+        not_before = NULL, started_at = NULL, finished_at = NULL, runnable_at = NULL
+    WHERE s.id = ANY (:step_ids::bigint[] || :check_ids::bigint[])
+        AND s.status NOT IN ('pending', 'running')
+    RETURNING s.id, s.drv_path
+), forgotten AS (
+    DELETE FROM failed_paths_cache f USING again a WHERE f.drv_path = a.drv_path
+)
+SELECT id FROM again;
+
+-- name: count_blockers(step_ids)
+-- Count what the steps wait for and queue those that wait for nothing; failed needs are returned.
+WITH counted AS (
+    SELECT s.id, count(n.id) FILTER (WHERE NOT fc_outputs_valid(n.status, n.check_mode))::int AS n
+    FROM steps s
+    LEFT JOIN step_edges e ON e.step_id = s.id
+    LEFT JOIN steps n ON n.id = e.needs_step_id
+    WHERE s.id = ANY (:step_ids::bigint[])
+    GROUP BY s.id
+), updated AS (
+    UPDATE steps s
+    SET blockers = c.n, runnable_at = CASE WHEN c.n = 0 OR s.check_mode THEN now() END
+    FROM counted c
+    WHERE s.id = c.id AND s.status = 'pending'
+    RETURNING s.*
+), queued AS (
+    INSERT INTO ready_steps (step_id, class_id, jobset_id, bump, priority)
+    SELECT id, class_id, coalesce(jobset_id, '00000000-0000-0000-0000-000000000000'), bump,
+        priority
+    FROM updated WHERE blockers = 0 OR check_mode
+    ON CONFLICT DO NOTHING
+)
+SELECT DISTINCT n.id
+FROM step_edges e
+JOIN steps n ON n.id = e.needs_step_id
+WHERE e.step_id = ANY (:step_ids::bigint[]) AND n.status NOT IN ('pending', 'running')
+    AND NOT fc_outputs_valid(n.status, n.check_mode);
+
+-- name: add_check_step(drv_path, name, system, features, jobset_id, build_id)$
+-- A step for a derivation that was found valid, so that it can be built again and compared.
+WITH class AS (
+    SELECT id FROM step_classes WHERE system = :system AND features = :features::text[]
+), added AS (
+    INSERT INTO steps (drv_path, name, class_id, status, jobset_id, build_id, finished_at)
+    SELECT :drv_path, :name, class.id, 'succeeded', :jobset_id, :build_id, now() FROM class
+    ON CONFLICT (drv_path) DO NOTHING
+    RETURNING id
+)
+SELECT id FROM added UNION ALL SELECT id FROM steps WHERE drv_path = :drv_path LIMIT 1;
+
+-- name: bump_steps(step_ids, bump)
+-- Steps and all that they wait for go to the front.
+WITH RECURSIVE down AS (
+    SELECT s.id FROM steps s
+    WHERE s.id = ANY (:step_ids::bigint[]) AND s.status IN ('pending', 'running')
+    UNION
+    SELECT n.id
+    FROM down d
+    JOIN step_edges e ON e.step_id = d.id
+    JOIN steps n ON n.id = e.needs_step_id AND n.status IN ('pending', 'running')
+), bumped AS (
+    UPDATE steps s SET bump = :bump
+    FROM (
+        SELECT id FROM steps WHERE id IN (SELECT id FROM down) ORDER BY id FOR NO KEY UPDATE
+    ) l
+    WHERE s.id = l.id
+    RETURNING s.id
+), moved AS (
+    UPDATE ready_steps r SET bump = :bump FROM bumped b WHERE r.step_id = b.id
+)
+SELECT id FROM bumped;
+
+-- name: unqueue(step_ids)
+-- Waiting steps that shall end without a run, taken out of the queue.
+DELETE FROM ready_steps r USING steps s
+WHERE r.step_id = ANY (:step_ids::bigint[]) AND s.id = r.step_id AND s.status = 'pending'
+RETURNING r.step_id;

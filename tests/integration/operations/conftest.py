@@ -13,11 +13,18 @@ import pytest
 
 from fc_operator.clients.nix import Nix
 from fc_operator.model.evaluations import EvaluationEnd, EvaluationFence
-from fc_operator.model.ids import DrvPath, StorePath
+from fc_operator.model.ids import DrvPath, Owner, StorePath
 from fc_operator.model.jobs import JobMeta, JobRow
-from fc_operator.model.statuses import EvaluationStatus
+from fc_operator.model.outcomes import Harvest, Outcome, OutputInfo, Retry
+from fc_operator.model.statuses import OUTPUTS_VALID, BuildStatus, EvaluationStatus
+from fc_operator.model.tasks import StepEnded
+from fc_operator.operations import steps
 from fc_operator.operations.ingest import Ingest
-from fc_operator.settings import BuildSettings, NixSettings
+from fc_operator.operations.steps import StepResult
+from fc_operator.queue import claims
+from fc_operator.queue.offers import Offer
+from fc_operator.settings import BuildSettings, NixSettings, QueueSettings
+from fc_operator.store.claims import Lease
 
 
 def load(name: str, path: Path):
@@ -112,7 +119,7 @@ class Engine:
     ) -> JobRow:
         """A job that an evaluator with cache status told of; its .drv exists only by name."""
         return JobRow(
-            attr_path=(name,),
+            attr_path=tuple(name.split(".")),
             name=name,
             system=system,
             drv_path=fake_drv(name),
@@ -131,6 +138,44 @@ class Engine:
 
     async def steps(self) -> dict[str, dict]:
         return {row["name"]: dict(row) for row in await self.sql("SELECT * FROM steps")}
+
+    async def invariants(self):
+        """What must hold whenever no transaction is open; a list of what does not."""
+        broken = {
+            "blockers are counted right": """
+                SELECT s.id FROM steps s WHERE s.status = 'pending' AND NOT s.check_mode AND s.blockers <> (
+                    SELECT count(*) FROM step_edges e JOIN steps n ON n.id = e.needs_step_id
+                    WHERE e.step_id = s.id AND NOT fc_outputs_valid(n.status, n.check_mode))""",
+            "what is ready is queued, and nothing else": """
+                SELECT s.id FROM steps s LEFT JOIN ready_steps r ON r.step_id = s.id
+                WHERE (s.status = 'pending' AND (s.blockers = 0 OR s.check_mode)
+                    AND s.not_before IS NULL) <> (r.step_id IS NOT NULL)""",
+            "what runs has a lease, and nothing else": """
+                SELECT s.id FROM steps s LEFT JOIN leases l
+                    ON l.step_id = s.id AND l.attempt = s.attempt
+                WHERE (s.status = 'running') <> (l.step_id IS NOT NULL)""",
+            "live builds follow their step": """
+                SELECT b.id FROM builds b LEFT JOIN steps s ON s.id = b.step_id
+                WHERE b.status IN ('pending', 'running') AND b.status IS DISTINCT FROM s.status""",
+            "nothing waits for what has failed": """
+                SELECT s.id FROM steps s JOIN step_edges e ON e.step_id = s.id
+                JOIN steps n ON n.id = e.needs_step_id
+                WHERE s.status IN ('pending', 'running') AND n.status NOT IN ('pending', 'running')
+                    AND NOT fc_outputs_valid(n.status, n.check_mode)""",
+            "every ended attempt of a build is in its history once": """
+                SELECT a.step_id FROM attempts a LEFT JOIN build_steps h
+                    ON h.step_id = a.step_id AND h.attempt = a.attempt AND h.build_id = a.build_id
+                WHERE a.build_id IS NOT NULL AND a.ended_at IS NOT NULL
+                GROUP BY a.step_id, a.attempt HAVING count(h.id) <> 1""",
+            "evaluations end with their last build": """
+                SELECT e.id FROM evaluations e WHERE e.status NOT IN ('pending', 'running')
+                    AND (e.builds_ended_at IS NULL) <> EXISTS (SELECT FROM builds b
+                        WHERE b.evaluation_id = e.id AND b.status IN ('pending', 'running'))""",
+            "tasks live as long as their leases": """
+                SELECT t.id FROM tasks t WHERE t.kind = 'steps' AND (t.state = 'live') <>
+                    EXISTS (SELECT FROM leases l WHERE l.task_id = t.id)""",
+        }
+        return [name for name, query in broken.items() if await self.sql(query)]
 
     async def statuses(self, fence) -> dict[str, str]:
         return {name: build["status"] for name, build in (await self.builds(fence)).items()}
@@ -160,3 +205,66 @@ async def nix_engine(database, nix):
 
 def as_json(value):
     return json.loads(value) if isinstance(value, str) else value
+
+
+class Worker:
+    """Claims steps and ends them as told, through the same operations as a dispatcher."""
+
+    def __init__(self, engine, *, owner="worker", systems=("x86_64-linux",), **settings):
+        self.engine = engine
+        self.owner = Owner(owner)
+        self.offer = Offer(systems=systems, features=("kvm",))
+        self.queue = QueueSettings()
+        self.builds = BuildSettings(**settings)
+        self.held = {}
+
+    async def claim(self, free=100):
+        steps = await claims.claim(
+            self.engine.database,
+            self.offer,
+            free,
+            owner=self.owner,
+            executor="test",
+            settings=self.queue,
+        )
+        self.held |= {step.name: step for step in steps}
+        return sorted(step.name for step in steps)
+
+    async def end(self, *names, status=BuildStatus.SUCCEEDED, retry=Retry.NEVER, reason="", **more):
+        """End held steps; the names of those that were accepted."""
+        results = [self.result(self.held[name], status, retry, reason, **more) for name in names]
+        finished = await steps.finish(self.engine.database, results, self.builds)
+        return sorted(n for n in names if self.held[n].id in finished.accepted)
+
+    @staticmethod
+    def result(step, status, retry=Retry.NEVER, reason="", **more):
+        harvest = Harvest()
+        if status in OUTPUTS_VALID:
+            outputs = tuple(
+                OutputInfo(name=n, path=p, nar_hash="sha256:x", nar_size_bytes=10)
+                for n, p in step.outputs.items()
+            )
+            harvest = Harvest(outputs=outputs, **more)
+            more = {}
+        outcome = Outcome(
+            status=status, retry=retry, reason=reason or "Test", harvest=harvest, **more
+        )
+        return StepResult(
+            lease=Lease(step_id=step.id, attempt=step.attempt, task_id=step.task_id),
+            ended=StepEnded(step_id=step.id, attempt=step.attempt, outcome=outcome),
+        )
+
+    async def run_all(self, outcome_of=lambda _: BuildStatus.SUCCEEDED, limit=10_000):
+        """Claim and end until nothing is ready; the order of the ends."""
+        order = []
+        while names := await self.claim():
+            for name in names:
+                await self.end(name, status=outcome_of(name))
+            order += names
+            assert len(order) <= limit
+        return order
+
+
+@pytest.fixture
+def worker(engine):
+    return Worker(engine)

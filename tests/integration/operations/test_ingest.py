@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+from pathlib import Path
+
 import pytest
 
-from fc_operator.errors import LeaseLostError
+from fc_operator.errors import LeaseLostError, NotFoundError
 from fc_operator.model.evaluations import EvaluationEnd
-from fc_operator.model.jobs import JobError
-from fc_operator.model.statuses import EvaluationStatus
+from fc_operator.model.jobs import JobError, JobMeta
+from fc_operator.model.statuses import BuildStatus, EvaluationStatus
 
 
 async def test_rows_become_builds_steps_and_edges(engine):
@@ -102,3 +105,238 @@ async def test_a_derivation_that_is_gone_fails_its_job_alone(nix_engine, nix):
     (error,) = await nix_engine.sql("SELECT * FROM evaluation_errors")
     assert error["job_name"] == "gone"
     assert "is gone" in error["message"]
+
+
+async def test_h24_a_missing_constituent_fails_its_aggregate_alone(engine):
+    aggregate = {"is_aggregate": True}
+    rows = [
+        engine.told("a"),
+        engine.told("tests.one"),
+        engine.told("tests.two"),
+        engine.told("all", named_constituents=("tests.*", "a"), **aggregate),
+        engine.told("bad", named_constituents=("a", "nope"), **aggregate),
+        engine.told("bad2", named_constituents=("none.*",), **aggregate),
+        engine.told("ring1", named_constituents=("ring2",), **aggregate),
+        engine.told("ring2", named_constituents=("ring1",), **aggregate),
+        engine.told("over", named_constituents=("all",), **aggregate),
+    ]
+    fence = await engine.evaluate(await engine.jobset(), rows)
+    assert set(await engine.builds(fence)) == {"a", "tests.one", "tests.two", "all", "over"}
+    errors = {
+        e["job_name"]: e["message"] for e in await engine.sql("SELECT * FROM evaluation_errors")
+    }
+    assert errors == {
+        "bad": "constituent 'nope': there is no such job",
+        "bad2": "constituent 'none.*': matches no job",
+        "ring1": "dependency cycle: ring1 <-> ring2",
+        "ring2": "dependency cycle: ring1 <-> ring2",
+    }
+
+
+async def test_c16_an_aggregate_is_built_when_its_constituents_are(engine, worker):
+    rows = [
+        engine.told("a"),
+        engine.told("b"),
+        engine.told("all", is_aggregate=True, named_constituents=("?",)),
+    ]
+    fence = await engine.evaluate(await engine.jobset(), rows)
+    builds = await engine.builds(fence)
+    pairs = await engine.sql("SELECT * FROM constituents")
+    assert {(p["build_id"], p["constituent_build_id"]) for p in pairs} == {
+        (builds["all"]["id"], builds[name]["id"]) for name in "ab"
+    }
+    assert await worker.claim() == ["a", "b"]
+    await worker.end("a")
+    assert await worker.claim() == []
+    await worker.end("b")
+    assert await worker.claim() == ["all"]
+    await worker.end("all")
+    assert set((await engine.statuses(fence)).values()) == {"succeeded"}
+    assert await engine.invariants() == []
+
+
+async def test_an_aggregate_fails_with_its_constituent(engine, worker):
+    rows = [engine.told("a"), engine.told("all", is_aggregate=True, named_constituents=("a",))]
+    fence = await engine.evaluate(await engine.jobset(), rows)
+    await worker.claim()
+    await worker.end("a", status=BuildStatus.FAILED)
+    assert await engine.statuses(fence) == {"a": "failed", "all": "dependency_failed"}
+
+
+async def test_dependencies_between_jobs_of_one_evaluation(engine):
+    other = await engine.jobset("other")
+    await engine.evaluate(other, [engine.told("a")])
+    rows = [engine.told("b", "a"), engine.told("a"), engine.told("c", "b", "x"), engine.told("x")]
+    fence = await engine.evaluation(await engine.jobset())
+    for row in rows[1::2] + rows[::2]:
+        await engine.ingest.add(fence, [row], [])
+    await engine.ingest.finish(fence, EvaluationEnd(status=EvaluationStatus.COMPLETED))
+    names = {build["id"]: name for name, build in (await engine.builds(fence)).items()}
+    pairs = await engine.sql("SELECT * FROM build_dependencies")
+    assert sorted((names[p["build_id"]], names[p["dependency_build_id"]]) for p in pairs) == [
+        ("b", "a"),
+        ("c", "b"),
+        ("c", "x"),
+    ]
+
+
+async def test_only_changed_jobs_are_new(engine):
+    jobset = await engine.jobset()
+    await engine.evaluate(jobset, [engine.told("a"), engine.told("b")])
+    fence = await engine.evaluate(jobset, [engine.told("a"), engine.told("c")])
+    assert {n: b["is_new"] for n, b in (await engine.builds(fence)).items()} == {
+        "a": False,
+        "c": True,
+    }
+    assert await engine.one("SELECT jobs_new FROM evaluations ORDER BY number DESC LIMIT 1") == 1
+
+
+async def test_a_one_shot_fires_once_per_generation(engine):
+    jobset = await engine.jobset(state="one_shot", generation=3, next_check_at=None)
+    await engine.evaluate(jobset, [])
+    assert await engine.one("SELECT shot_generation FROM jobsets") == 3
+    assert await engine.one("SELECT count(*) FROM active_jobsets") == 0
+
+
+async def test_a_failed_evaluation_says_why_and_settles(engine):
+    fence = await engine.evaluation(await engine.jobset())
+    await engine.ingest.finish(
+        fence,
+        EvaluationEnd(
+            status=EvaluationStatus.FAILED,
+            reason="CheckoutFailed",
+            error_kind="fetch",
+            message="no such branch",
+        ),
+    )
+    (row,) = await engine.sql("SELECT * FROM evaluations")
+    assert (row["status"], row["status_reason"], row["error_kind"], row["error_message"]) == (
+        "failed",
+        "CheckoutFailed",
+        "fetch",
+        "no such branch",
+    )
+    assert row["builds_ended_at"]
+
+
+async def test_only_the_latest_is_built_where_it_is_wished(engine, worker):
+    jobset = await engine.jobset(only_build_latest=True)
+    old = await engine.evaluate(jobset, [engine.told("a"), engine.told("b")], branch="main")
+    other = await engine.evaluate(jobset, [engine.told("a")], branch="side")
+    new = await engine.evaluate(jobset, [engine.told("b"), engine.told("c")], branch="main")
+    assert await engine.statuses(old) == {"a": "cancelled", "b": "cancelled"}
+    assert await engine.statuses(other) == {"a": "pending"}, "another stream wants it"
+    assert await engine.statuses(new) == {"b": "pending", "c": "pending"}
+    assert sorted(await worker.run_all()) == ["a", "b", "c"]
+    assert await engine.invariants() == []
+
+
+async def test_channels_move_to_good_evaluations_and_never_back(engine, worker):
+    jobset = await engine.jobset()
+    await engine.sql(
+        "INSERT INTO channels (project_id, name, jobset_id) SELECT project_id, 'stable', id FROM jobsets"
+    )
+    first = await engine.evaluate(jobset, [engine.told("a")])
+    second = await engine.evaluate(jobset, [engine.told("b")])
+    bad = await engine.evaluate(jobset, [engine.told("c")])
+    current = "SELECT current_evaluation_id FROM channels"
+    await worker.claim()
+    await worker.end("c", status=BuildStatus.FAILED)
+    assert await engine.one(current) is None
+    await worker.end("b")
+    assert await engine.one(current) == second.evaluation_id
+    await worker.end("a")
+    assert await engine.one(current) == second.evaluation_id, "not back to the first"
+    assert await engine.one(
+        "SELECT builds_ended_at FROM evaluations WHERE id = $1", first.evaluation_id
+    )
+    assert await engine.one(
+        "SELECT build_counts FROM evaluations WHERE id = $1", bad.evaluation_id
+    ) == {"failed": 1}
+
+
+async def test_h11_a_remembered_failure_is_found_and_expires(engine, worker):
+    rows = [engine.told("a"), engine.told("b", "a"), engine.told("slow")]
+    await engine.evaluate(await engine.jobset("one"), rows)
+    await worker.claim()
+    await worker.end("a", status=BuildStatus.FAILED)
+    await worker.end("slow", status=BuildStatus.TIMEOUT)
+    second = await engine.evaluate(await engine.jobset("two"), rows)
+    assert await engine.statuses(second) == {
+        "a": "cached_failure",
+        "b": "dependency_failed",
+        "slow": "pending",
+    }, "only real failures are remembered"
+    builds = await engine.builds(second)
+    assert builds["b"]["root_cause_step_id"] == builds["a"]["step_id"]
+    assert builds["a"]["completed_at"]
+    await engine.sql("UPDATE failed_paths_cache SET expires_at = now() - interval '1 s'")
+    third = await engine.evaluate(await engine.jobset("three"), rows)
+    assert await engine.statuses(third) == {"a": "pending", "b": "pending", "slow": "pending"}
+    assert (await engine.statuses(second))["a"] == "cached_failure", "what was said stays said"
+    assert await engine.invariants() == []
+    await worker.run_all()
+    assert set((await engine.statuses(third)).values()) == {"succeeded"}
+
+
+async def test_c22_a_failure_without_its_step_is_still_remembered(engine):
+    await engine.sql(
+        "INSERT INTO failed_paths_cache (drv_path, failure_status) VALUES ($1, 'failed')",
+        engine.told("a").drv_path,
+    )
+    fence = await engine.evaluate(
+        await engine.jobset(), [engine.told("a"), engine.told("b", "a"), engine.told("c", "b")]
+    )
+    assert await engine.statuses(fence) == {
+        "a": "cached_failure",
+        "b": "dependency_failed",
+        "c": "dependency_failed",
+    }
+    assert await engine.one("SELECT builds_ended_at IS NOT NULL FROM evaluations")
+    assert await engine.invariants() == []
+
+
+async def test_two_evaluations_ingest_the_same_graph_at_once(engine):
+    rows = [engine.told(f"j{n}", *(f"j{m}" for m in range(max(0, n - 3), n))) for n in range(300)]
+    fences = [await engine.evaluation(await engine.jobset(f"s{k}")) for k in range(4)]
+
+    async def feed(fence):
+        for at in range(0, 300, 50):
+            await engine.ingest.add(fence, rows[at : at + 50], [])
+        await engine.ingest.finish(fence, EvaluationEnd(status=EvaluationStatus.COMPLETED))
+
+    await asyncio.gather(*map(feed, fences))
+    assert await engine.one("SELECT count(*) FROM steps") == 300
+    assert await engine.one("SELECT count(*) FROM builds") == 1200
+    assert await engine.invariants() == []
+
+
+@pytest.mark.nix
+async def test_an_equal_evaluation_takes_the_rows_over(nix_engine, nix):
+    jobset = await nix_engine.jobset()
+    a = nix.drv("echo > $out", name="a")
+    b = nix.drv("echo $dep > $out", name="b", attrs=f"dep = (import {a}).outPath;")
+    errors = [JobError(attr_path=("x",), message="boom")]
+    rows = [
+        nix_engine.row("a", a),
+        nix_engine.row("b", b, meta=JobMeta(description="about", scheduling_priority=7)),
+        nix_engine.row(
+            "all", nix.drv("echo > $out", name="all"), is_aggregate=True, named_constituents=("b",)
+        ),
+    ]
+    first = await nix_engine.evaluate(jobset, rows, errors)
+    fence = await nix_engine.evaluation(jobset)
+    await nix_engine.ingest.reuse(fence, first.evaluation_id)
+    await nix_engine.ingest.finish(fence, EvaluationEnd(status=EvaluationStatus.COMPLETED))
+    one, two = await nix_engine.builds(first), await nix_engine.builds(fence)
+    same = ("step_id", "drv_path", "description", "priority", "attr_path", "constituents", "status")
+    assert {n: [x[k] for k in same] for n, x in one.items()} == {
+        n: [x[k] for k in same] for n, x in two.items()
+    }
+    (row,) = await nix_engine.sql("SELECT * FROM evaluations WHERE id = $1", fence.evaluation_id)
+    assert (row["reused_from"], row["jobs"], row["errors"]) == (first.evaluation_id, 3, 1)
+    assert await nix_engine.one("SELECT count(*) FROM build_dependencies") == 2
+    assert await nix_engine.one("SELECT count(*) FROM constituents") == 2
+    Path(b).unlink()  # noqa: ASYNC240 - a test may block
+    with pytest.raises(NotFoundError):
+        await nix_engine.ingest.reuse(await nix_engine.evaluation(jobset), first.evaluation_id)
