@@ -112,11 +112,11 @@ class Listener:
 
     async def stop(self) -> None:
         """End the session."""
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
-            self._task = None
+        task, self._task = self._task, None
+        # asyncpg may answer a cancellation with an error of its own; so until it is done.
+        while task is not None and not task.done():
+            task.cancel()
+            await asyncio.wait({task}, timeout=0.5)
 
     def _on_notify(self, _connection: Any, _pid: int, channel: str, payload: Any) -> None:
         for subscription in tuple(self._subscriptions[channel]):
