@@ -17,11 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fc_operator.app import diagnosis
+from fc_operator.app.state import StateDirectory
 from fc_operator.clients.git_server import GitServer
 from fc_operator.errors import HumanNeededError, PrerequisiteError
 from fc_operator.executors.local import own_system
 from fc_operator.kit import processes
 from fc_operator.model.ids import CommitId
+from fc_operator.settings import Settings
 
 GIT_PORT = 8418
 """Where the manifests of ``config/demo`` say that the repositories are."""
@@ -105,13 +108,39 @@ async def surroundings(
     free one: a repository's address should not change from run to run.
 
     Raises:
-        HumanNeededError: ``folder`` is not a demo, git is missing, or ``git_port`` is taken.
+        HumanNeededError: ``folder`` is not a demo, git or Nix is missing, ``git_port`` is taken, or
+            another demo runs on this state.
     """
     if not (folder / "manifests").is_dir() or not (folder / "sources").is_dir():
         raise HumanNeededError(f"{folder} holds no manifests and sources")
+    await _require_programs()
     repositories = state_dir / "repositories"
-    repositories.mkdir(parents=True, exist_ok=True)
-    remembered = state_dir / "git-port"
+    # A lock of its own: what a running demo serves must not change under it.
+    lock = StateDirectory(repositories).acquire()
+    try:
+        async with _served(folder, repositories, git_port) as here:
+            yield here
+    finally:
+        lock.release()
+
+
+async def _require_programs() -> None:
+    """Say at once what would be missing only much later.
+
+    Raises:
+        PrerequisiteError: git or Nix is missing or does not work.
+    """
+    for check in (diagnosis.git, diagnosis.nix):
+        found = await check(Settings(), os.environ)
+        if found.state is diagnosis.State.MISSING:
+            raise PrerequisiteError(f"{found.name}: {found.detail}", hint=found.cure)
+
+
+@contextlib.asynccontextmanager
+async def _served(
+    folder: Path, repositories: Path, git_port: int | None
+) -> AsyncIterator[Surroundings]:
+    remembered = repositories / "port"
     server = await _serve(repositories, git_port, otherwise=_last_port(remembered))
     try:
         remembered.write_text(f"{server.port}\n")

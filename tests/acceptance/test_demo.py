@@ -63,6 +63,22 @@ def numbers(text, noun):
     return re.findall(rf"/api/v1/{noun}/(\d+)", text)
 
 
+def test_ctrl_c_stops_it_cleanly(demo, start, fc, home):
+    """In the middle of the work; a next start goes on where it was."""
+    running = start(*words(home, "interrupted"))
+    running.wait_for(r"manifests at [0-9a-f]{12} are live", 60)
+    assert running.stop() == 130
+    assert "Traceback" not in running.text, running.text
+    again = fc(*words(home, "interrupted"), timeout_s=180)
+    assert again.code == 0, again.out + again.err
+
+
+def test_a_second_one_on_the_same_state_is_refused(demo, fc, home):
+    refused = fc(*words(home, "demo"))
+    assert refused.code == 1
+    assert "another FC Operator (process" in refused.err
+
+
 def test_a_difference_is_told_and_exits_with_1(demo, fc, home, tmp_path):
 
     folder = tmp_path / "demo"

@@ -1,12 +1,13 @@
 """The demo's repositories: the same on every machine, served as a forge would, and only read."""
 
+import shutil
 import socket
 import subprocess
 
 import pytest
 
 from fc_operator.app import demo
-from fc_operator.errors import HumanNeededError
+from fc_operator.errors import HumanNeededError, PrerequisiteError
 from fc_operator.executors.local import own_system
 from fc_operator.spec import manifests
 
@@ -98,6 +99,24 @@ async def test_a_port_that_was_asked_for_must_be_free(folder, tmp_path):
         with pytest.raises(HumanNeededError, match=str(port)):
             async with demo.surroundings(folder, tmp_path / "state", git_port=port):
                 pass
+
+
+async def test_two_at_once_on_one_state_are_refused(folder, tmp_path):
+    async with demo.surroundings(folder, tmp_path / "state", git_port=0):
+        with pytest.raises(HumanNeededError, match="another FC Operator"):
+            async with demo.surroundings(folder, tmp_path / "state", git_port=0):
+                pass
+
+
+async def test_a_missing_nix_is_said_at_once(folder, tmp_path, monkeypatch):
+    bare = tmp_path / "bin"
+    bare.mkdir()
+    (bare / "git").symlink_to(shutil.which("git"))
+    monkeypatch.setenv("PATH", str(bare))
+    with pytest.raises(PrerequisiteError) as caught:
+        async with demo.surroundings(folder, tmp_path / "state"):
+            pass
+    assert caught.value.hint == "apt-get install nix-bin"
 
 
 async def test_a_folder_that_is_no_demo_is_refused(tmp_path):
