@@ -49,6 +49,8 @@ class ConfigSettings:
     """Branch of a git source; empty is its default branch."""
     path: str = ""
     """Folder inside the source that holds the manifests; empty is all of it."""
+    credentials_secret: str = ""
+    """Name of the secret that opens a git source; empty: none is needed."""
     interval_s: int = 60
     """Seconds between looks at a git source without a webhook; a directory is watched besides."""
     prune_grace_s: int = 30

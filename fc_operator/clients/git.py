@@ -205,6 +205,11 @@ class Mirror:
         done = await self._run(["cat-file", "--batch-check"], stdin=asked.encode())
         return b" missing" not in done.stdout and b" ambiguous" not in done.stdout
 
+    async def contains(self, commit: CommitId, older: CommitId) -> bool:
+        """Whether ``older`` is in the history of ``commit``; not if it is no longer here at all."""
+        argv = ["merge-base", "--is-ancestor", _checked_id(older), _checked_id(commit)]
+        return (await self._run(argv, check=False)).code == 0
+
     async def tree(self, commit: CommitId, folder: str = "") -> str:
         """The id of a folder's tree: equal ids mean equal content.
 

@@ -58,6 +58,22 @@ def parse(text: str, *, schemes: Collection[str], hosts: Collection[str]) -> Git
     Raises:
         InvalidError: it is refused; the message says why.
     """
+    url = read(text)
+    if url.scheme not in schemes:
+        raise InvalidError(
+            f"the scheme {url.scheme}: is not allowed here",
+            hint=f"allowed (setting git.allowed_schemes): {', '.join(schemes)}",
+        )
+    addresses.check_host(url.host, url.port, hosts)
+    return url
+
+
+def read(text: str) -> GitUrl:
+    """Reads a repository URL; refuses what is refused whatever the settings say.
+
+    Raises:
+        InvalidError: it is no such URL; the message says why.
+    """
     if not text:
         raise InvalidError("a repository needs a URL")
     if len(text) > URL_CHARACTERS_MAX:
@@ -84,7 +100,8 @@ def parse(text: str, *, schemes: Collection[str], hosts: Collection[str]) -> Git
             f"{text[:128]!r} is not the URL of a repository",
             hint="https://host/path, ssh://user@host/path or user@host:path",
         )
-    _check_scheme(scheme, schemes)
+    if scheme not in _PORTS:
+        raise InvalidError(f"the scheme {scheme}: is always refused", hint="use https or ssh")
     _check_user(scheme, user)
     if not 1 <= port <= 65535:
         raise InvalidError(f"{port} is not a port")
@@ -93,18 +110,7 @@ def parse(text: str, *, schemes: Collection[str], hosts: Collection[str]) -> Git
     if path.startswith("/-") or "/../" in f"{path}/":
         raise InvalidError(f"the path {path[:128]} could be read as something else")
     host = addresses.canonical_host(match["host"])
-    addresses.check_host(host, port, hosts)
     return GitUrl(text=given, scheme=scheme, user=user or "", host=host, port=port, path=path)
-
-
-def _check_scheme(scheme: str, allowed: Collection[str]) -> None:
-    if scheme not in _PORTS:
-        raise InvalidError(f"the scheme {scheme}: is always refused", hint="use https or ssh")
-    if scheme not in allowed:
-        raise InvalidError(
-            f"the scheme {scheme}: is not allowed here",
-            hint=f"allowed (setting git.allowed_schemes): {', '.join(allowed)}",
-        )
 
 
 def _check_user(scheme: str, user: str | None) -> None:

@@ -227,7 +227,7 @@ async def _write(
         **await _write_builders(connection, made),
         **await _write_config_repositories(connection, made, webhooks, vault),
     }
-    await _mark_deleting(connection, made.deleting)
+    await mark_deleting(connection, made.deleting)
     await _request(connection, made.requested)
     rows = [
         replace(row, object_id=ids[row.key]) if row.owns and row.key in ids else row
@@ -336,7 +336,9 @@ def _waking(made: Plan) -> set[str]:
     }
 
 
-async def _mark_deleting(connection: Connection, keys: Sequence[Key]) -> None:
+async def mark_deleting(connection: Connection, keys: Sequence[Key]) -> None:
+    """First phase of pruning: nothing is scheduled for these objects any more."""
+
     def of(kind: str) -> list[str]:
         return [identity for each, identity in keys if each == kind]
 

@@ -130,10 +130,18 @@ async def upsert_bootstrap(
     branch: str | None,
     path: str,
     interval_s: int,
+    credentials_secret: str | None,
 ) -> None:
     """The source that ``fc up --config`` names."""
     await _sql.upsert_bootstrap(
-        connection, name=name, kind=kind, url=url, branch=branch, path=path, interval_s=interval_s
+        connection,
+        name=name,
+        kind=kind,
+        url=url,
+        branch=branch,
+        path=path,
+        interval_s=interval_s,
+        credentials_secret=credentials_secret,
     )
 
 

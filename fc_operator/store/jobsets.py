@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from uuid import UUID
 
 from fc_operator.model.desired import DesiredJobset, InputSpec
-from fc_operator.model.ids import JobsetId, new_uuid
+from fc_operator.model.ids import EvaluationId, JobsetId, new_uuid
 from fc_operator.model.resources import Recorded
 from fc_operator.store.database import Connection
 from fc_operator.store.queries import load
@@ -130,9 +130,9 @@ async def mark_deleting_of_project(connection: Connection, project_id: UUID) -> 
     await _sql.mark_deleting_of_project(connection, project_id=project_id)
 
 
-async def list_deleting_of_project(connection: Connection, project_id: UUID) -> list[UUID]:
-    """The jobsets of a project that goes."""
-    rows = _sql.list_deleting_of_project(connection, project_id=project_id)
+async def list_of_project(connection: Connection, project_id: UUID) -> list[UUID]:
+    """The jobsets of a project, whoever declared them."""
+    rows = _sql.list_of_project(connection, project_id=project_id)
     return [row["id"] async for row in rows]
 
 
@@ -140,6 +140,14 @@ async def fetch_policy(connection: Connection, id_: UUID) -> str | None:
     """``retain`` or ``delete``: what its project says; None if it is gone."""
     found: str | None = await _sql.fetch_policy(connection, id=id_)
     return found
+
+
+async def list_live_evaluations(
+    connection: Connection, id_: UUID
+) -> list[tuple[EvaluationId, bool]]:
+    """Evaluations of a jobset that are not over, and whether they still evaluate."""
+    rows = _sql.list_live_evaluations(connection, id=id_)
+    return [(EvaluationId(row["id"]), row["evaluates"]) async for row in rows]
 
 
 async def delete_some_history(connection: Connection, id_: UUID, size: int) -> int:

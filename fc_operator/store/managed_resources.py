@@ -116,6 +116,26 @@ async def next_overdue_s(connection: Connection, *, grace_s: float) -> float | N
     return found
 
 
+async def hold_pruning(connection: Connection, id_: UUID) -> bool:
+    """Whether a row still is on its way out; it stays so until commit."""
+    return bool(await _sql.hold_pruning(connection, id=id_))
+
+
+async def start_pruning_of_source(connection: Connection, source: Source) -> list[Key]:
+    """Begin the pruning of all that a source owns; its objects."""
+    rows = _sql.start_pruning_of_source(
+        connection, source_kind=source.kind, source_name=source.name
+    )
+    return [(row["kind"], row["identity"]) async for row in rows]
+
+
+async def delete_of_source(connection: Connection, source: Source, *, owned: bool) -> None:
+    """End the claims of a source that is gone; those that own only if ``owned``."""
+    await _sql.delete_of_source(
+        connection, source_kind=source.kind, source_name=source.name, owned=owned
+    )
+
+
 async def list_problems(connection: Connection, source: Source) -> list[Problem]:
     """What is wrong with the files of a source."""
     rows = _sql.list_problems(connection, source_kind=source.kind, source_name=source.name)

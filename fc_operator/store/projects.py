@@ -160,6 +160,12 @@ async def mark_deleting(connection: Connection, names: Sequence[str]) -> None:
         await _sql.mark_deleting(connection, names=list(names))
 
 
+async def fetch_policy(connection: Connection, id_: UUID) -> str | None:
+    """``retain`` or ``delete``; None if there is no such project."""
+    found: str | None = await _sql.fetch_policy(connection, id=id_)
+    return found
+
+
 async def delete_empty(connection: Connection, id_: UUID) -> bool:
     """Delete a project on its way out if it has no jobset left; whether it went."""
     return await _sql.delete_empty(connection, id=id_) is not None

@@ -45,13 +45,15 @@ WHERE name = ANY(:names::text[]) AND deleting_at IS NULL AND NOT bootstrap;
 DELETE FROM config_repositories WHERE id = :id AND deleting_at IS NOT NULL AND NOT bootstrap
 RETURNING prune;
 
--- name: upsert_bootstrap(name, kind, url, branch, path, interval_s)$
+-- name: upsert_bootstrap(name, kind, url, branch, path, interval_s, credentials_secret)$
 -- The source of `fc up --config`, due now; it is never pruned and has no manifest.
-INSERT INTO config_repositories (name, kind, url, branch, path, interval_s, bootstrap)
-VALUES (:name, :kind, :url, :branch, :path, :interval_s, true)
+INSERT INTO config_repositories (name, kind, url, branch, path, interval_s, credentials_secret,
+    bootstrap)
+VALUES (:name, :kind, :url, :branch, :path, :interval_s, :credentials_secret, true)
 ON CONFLICT (name) DO UPDATE SET
     kind = EXCLUDED.kind, url = EXCLUDED.url, branch = EXCLUDED.branch, path = EXCLUDED.path,
-    interval_s = EXCLUDED.interval_s, bootstrap = true, suspended = false, deleting_at = NULL,
+    interval_s = EXCLUDED.interval_s, credentials_secret = EXCLUDED.credentials_secret,
+    bootstrap = true, suspended = false, deleting_at = NULL,
     next_sync_at = now(), sync_failures = 0
 RETURNING id;
 

@@ -89,9 +89,9 @@ WHERE p.id = j.project_id AND p.name = u.project AND j.name = u.name AND j.delet
 UPDATE jobsets SET deleting_at = now(), next_check_at = NULL
 WHERE project_id = :project_id AND deleting_at IS NULL;
 
--- name: list_deleting_of_project(project_id)
--- What a project that goes still has.
-SELECT id FROM jobsets WHERE project_id = :project_id AND deleting_at IS NOT NULL ORDER BY id;
+-- name: list_of_project(project_id)
+-- The jobsets of a project, whoever declared them.
+SELECT id FROM jobsets WHERE project_id = :project_id ORDER BY id;
 
 -- name: fetch_policy(id)$
 -- What becomes of a jobset's history when its manifest goes.
@@ -129,3 +129,13 @@ DELETE FROM jobsets j
 WHERE j.id = :id AND j.deleting_at IS NOT NULL
     AND NOT EXISTS (SELECT FROM evaluations e WHERE e.jobset_id = j.id)
 RETURNING j.id;
+
+-- name: list_live_evaluations(id)
+-- Evaluations of a jobset that wait, run, or have builds that do.
+SELECT id, status IN ('pending', 'running') AS evaluates
+FROM evaluations
+WHERE jobset_id = :id AND builds_ended_at IS NULL
+    AND (status IN ('pending', 'running') OR EXISTS (
+        SELECT FROM builds b
+        WHERE b.evaluation_id = evaluations.id AND b.status IN ('pending', 'running')))
+ORDER BY id;

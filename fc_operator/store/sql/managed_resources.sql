@@ -113,3 +113,18 @@ SELECT :source_kind, :source_name, u.nr - 1, u.problem
 FROM jsonb_array_elements(:problems::jsonb) WITH ORDINALITY AS u (problem, nr)
 ON CONFLICT (source_kind, source_name, nr) DO UPDATE SET problem = EXCLUDED.problem
 WHERE source_problems.problem IS DISTINCT FROM EXCLUDED.problem;
+
+-- name: hold_pruning(id)$
+-- Whether a row still is on its way out, locked until commit.
+SELECT true FROM managed_resources WHERE id = :id AND pruning_since IS NOT NULL FOR UPDATE;
+
+-- name: start_pruning_of_source(source_kind, source_name)
+-- All that a source owned goes with it; rows without an object go at once.
+UPDATE managed_resources SET pruning_since = now()
+WHERE source_kind = :source_kind AND source_name = :source_name AND owns AND pruning_since IS NULL
+RETURNING kind, identity;
+
+-- name: delete_of_source(source_kind, source_name, owned)!
+-- The rows of a source that is gone; with `owned` also those whose objects stay in force.
+DELETE FROM managed_resources
+WHERE source_kind = :source_kind AND source_name = :source_name AND (:owned OR NOT owns);

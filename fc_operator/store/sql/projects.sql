@@ -118,6 +118,10 @@ WHERE channels.jobset_id IS DISTINCT FROM EXCLUDED.jobset_id;
 -- First phase of pruning: nothing is scheduled for them any more.
 UPDATE projects SET deleting_at = now() WHERE name = ANY(:names::text[]) AND deleting_at IS NULL;
 
+-- name: fetch_policy(id)$
+-- What becomes of a project's history when its manifest goes.
+SELECT deletion_policy FROM projects WHERE id = :id;
+
 -- name: delete_empty(id)$
 -- Second phase, last act: the row goes when no jobset is left. Returns its id if it went.
 DELETE FROM projects p
