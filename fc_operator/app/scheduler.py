@@ -10,11 +10,14 @@ from fc_operator.app.wiring import Parts
 from fc_operator.clients.nix import Nix
 from fc_operator.evaluator.find import Evaluators
 from fc_operator.executors.local import LocalExecutor
+from fc_operator.intake import repos
 from fc_operator.kit.services import Service, Supervisor
 from fc_operator.operations.ingest import Ingest
+from fc_operator.operations.manifests import Keyring
 from fc_operator.results import support
 from fc_operator.scheduler.dispatch import DispatchService
 from fc_operator.scheduler.evaluate import CheckService, EvaluationService
+from fc_operator.scheduler.maintain import MaintenanceService
 from fc_operator.settings import Settings
 
 
@@ -68,12 +71,27 @@ def building_services(parts: Parts) -> list[Service]:
         builds=settings.builds,
         owner_file=parts.state.path / "owner",
     )
-    return [dispatch]
+    maintenance = MaintenanceService(
+        parts.database, parts.objects, queue=settings.queue, builds=settings.builds
+    )
+    return [dispatch, maintenance]
 
 
-def services(parts: Parts) -> list[Service]:
+async def syncing_services(parts: Parts) -> list[Service]:
+    """What brings config repositories into force, the one of the settings among them."""
+    config = parts.settings.config
+    await repos.ensure_bootstrap(parts.database, config)
+    keyring = Keyring(parts.secrets, parts.cipher)
+    return [repos.RepositorySyncService(parts.database, parts.listener, parts.git, keyring, config)]
+
+
+async def services(parts: Parts) -> list[Service]:
     """All duties of a scheduler, in the order in which they start."""
-    return [*evaluating_services(parts), *building_services(parts)]
+    return [
+        *evaluating_services(parts),
+        *building_services(parts),
+        *await syncing_services(parts),
+    ]
 
 
 class Scheduler:
@@ -95,7 +113,7 @@ class Scheduler:
         url = wiring.database_url(self._settings)
         self._state.acquire()
         self._parts = await wiring.open_parts(self._settings, self._state, url, "fc scheduler")
-        self._supervisor = Supervisor([self._parts.listener, *services(self._parts)])
+        self._supervisor = Supervisor([self._parts.listener, *await services(self._parts)])
         await self._supervisor.start()
 
     async def stop(self) -> None:

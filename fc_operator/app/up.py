@@ -46,7 +46,11 @@ class Up:
         await migrations.migrate(url)
         self._parts = await wiring.open_parts(self._settings, self._state, url, "fc up")
         web = web_service(self._parts)
-        services: list[Service] = [self._parts.listener, web, *scheduler.services(self._parts)]
+        services: list[Service] = [
+            self._parts.listener,
+            web,
+            *await scheduler.services(self._parts),
+        ]
         self._supervisor = Supervisor(services)
         await self._supervisor.start()
         self.url = web.url
