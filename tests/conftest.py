@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import tempfile
 import threading
@@ -83,6 +84,26 @@ def postgres():
     server = PostgresServer()
     yield server
     server.close()
+
+
+def share_build_users(state_dir: Path) -> Path:
+    """Let a private Nix take its build users from the machine's pool; returns ``state_dir``.
+
+    Nix kills every process of a build user before and after a build. Two stores with a pool each
+    would take the same user at once, and end each other's builds with "signal 9".
+    """
+    state_dir.mkdir(parents=True, exist_ok=True)
+    pool = Path("/nix/var/nix/userpool")
+    if os.geteuid() == 0:
+        pool.mkdir(parents=True, exist_ok=True)
+        (state_dir / "userpool").symlink_to(pool)
+    return state_dir
+
+
+@pytest.fixture(scope="session")
+def shared_build_users():
+    """``share_build_users``, for suites that make a store of their own."""
+    return share_build_users
 
 
 @pytest.fixture

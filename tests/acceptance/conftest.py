@@ -25,7 +25,7 @@ RUN_S = 170
 
 
 @pytest.fixture(scope="session")
-def home():
+def home(shared_build_users):
     """A folder with a private Nix store and configuration; nothing of it is the machine's."""
     if shutil.which("nix-store") is None:
         if os.environ.get("CI"):
@@ -35,6 +35,7 @@ def home():
     folder.chmod(0o755)  # build users and PostgreSQL's user have to pass
     (folder / "conf").mkdir()
     (folder / "conf" / "nix.conf").write_text("substituters =\n")
+    shared_build_users(folder / "var")
     yield folder
     for below, _, _ in os.walk(folder):
         Path(below).chmod(stat.S_IRWXU)

@@ -26,7 +26,7 @@ from fc_operator.settings import BuildSettings, NixSettings
 class NixHome:
     """A private store: nothing of it is shared with the machine or with other tests."""
 
-    def __init__(self) -> None:
+    def __init__(self, shared_build_users) -> None:
         self.dir = Path(tempfile.mkdtemp(prefix="fc-nix-")).resolve()
         self.dir.chmod(0o755)  # build users have to pass
         conf = self.dir / "conf"
@@ -38,7 +38,7 @@ class NixHome:
             "HOME": str(self.dir),
             "NIX_REMOTE": "local",
             "NIX_STORE_DIR": str(self.store_dir),
-            "NIX_STATE_DIR": str(self.dir / "var"),
+            "NIX_STATE_DIR": str(shared_build_users(self.dir / "var")),
             "NIX_LOG_DIR": str(self.dir / "log"),
             "NIX_CONF_DIR": str(conf),
         }
@@ -76,12 +76,12 @@ class NixHome:
 
 
 @pytest.fixture(scope="session")
-def nix():
+def nix(shared_build_users):
     if shutil.which("nix-store") is None:
         if os.environ.get("CI"):
             pytest.fail("nix-store is not on PATH")
         pytest.skip("nix-store is not on PATH")
-    home = NixHome()
+    home = NixHome(shared_build_users)
     yield home
     home.close()
 
