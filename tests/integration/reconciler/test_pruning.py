@@ -65,7 +65,7 @@ async def test_new_objects_do_not_outvote_the_missing_ones(door, four, make):
 async def test_exactly_half_passes_and_small_sources_are_not_guarded(door, four, make):
     await door.sync(*four)
     assert not (await door.sync(*four[:2])).prune_blocked
-    await door.sync(make.project("x"), make.project("y"), source="small")
+    await door.sync(make.project("x"), make.project("w"), source="small")
     assert not (await door.sync(make.project("x"), source="small")).prune_blocked
 
 
