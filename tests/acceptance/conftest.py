@@ -34,9 +34,7 @@ def home(shared_build_users):
     folder = Path(tempfile.mkdtemp(prefix="fc-acceptance-")).resolve()
     folder.chmod(0o755)  # build users and PostgreSQL's user have to pass
     (folder / "conf").mkdir()
-    # No build users: as root, Nix kills whatever runs as the one that it takes, and another private
-    # store on this machine takes the same.
-    (folder / "conf" / "nix.conf").write_text("substituters =\nbuild-users-group =\n")
+    (folder / "conf" / "nix.conf").write_text("substituters =\n")
     shared_build_users(folder / "var")
     yield folder
     for below, _, _ in os.walk(folder):
