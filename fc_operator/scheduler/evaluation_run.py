@@ -21,6 +21,7 @@ from fc_operator.errors import (
     GiveUpError,
     LeaseLostError,
     LimitReachedError,
+    NotFoundError,
     PrerequisiteError,
     UnavailableError,
 )
@@ -210,7 +211,11 @@ class Run:
             parts.roots_dir / str(self._fence.evaluation_id),
         ):
             return False
-        await insist(partial(parts.ingest.reuse, self._fence, equal))
+        try:
+            await insist(partial(parts.ingest.reuse, self._fence, equal))
+        except NotFoundError as error:
+            _log.info("scheduler.evaluation_not_reused", error=str(error))
+            return False
         return True
 
     async def _fetch_equal(self, key: str) -> EvaluationId | None:
