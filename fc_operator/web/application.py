@@ -17,6 +17,7 @@ from sanic.exceptions import SanicException
 from fc_operator.access.authorization import authorize, reader_of
 from fc_operator.access.principals import Principal
 from fc_operator.errors import NotFoundError
+from fc_operator.kit import logs
 from fc_operator.model.ids import new_uuid
 from fc_operator.store import audit
 from fc_operator.web import problems, requests
@@ -24,6 +25,7 @@ from fc_operator.web.context import Context
 from fc_operator.web.measures import Measures
 from fc_operator.web.routes import Call, Route, secured
 
+_log = logs.get_logger()
 _DEADLINE_S = 20.0
 
 
@@ -83,8 +85,8 @@ class _Bound:
                     response = await self._serve(request, path)
         except Exception as error:
             if request.responded:
-                # Half an answer is out; only a broken connection tells the truth now.
-                raise
+                break_off(request, error)
+                return None
             response = problems.handle_exception(request, error)
         status = HTTPStatus.OK if response is None else response.status
         self._measures.answered(self.route, status, time.perf_counter() - started_s)
@@ -149,3 +151,10 @@ class _Unrouted:
         if isinstance(error, SanicException):
             self._measures.refused(response.status)
         return secured(response)
+
+
+def break_off(request: Request, error: Exception) -> None:
+    """Half an answer is out: only a broken connection tells the truth now."""
+    _log.warning("web.answer_broken_off", path=request.path, error=str(error) or repr(error))
+    if request.transport is not None:
+        request.transport.abort()

@@ -42,9 +42,9 @@ async def read(web: Context, log: LogState, start: int, end: int) -> AsyncIterat
             log = again
             continue
         for offset, data in chunks:
-            piece = data[max(0, position - offset) : end - offset]
-            if piece and offset + len(data) > position:
-                position = offset + max(0, position - offset) + len(piece)
+            piece = data[max(0, position - offset) : max(0, end - offset)]
+            if piece:
+                position = max(position, offset) + len(piece)
                 yield piece
 
 
