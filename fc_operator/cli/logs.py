@@ -11,7 +11,7 @@ import click
 import orjson
 
 from fc_operator.cli import connections, exits, outputs, references
-from fc_operator.errors import InvalidError
+from fc_operator.errors import InvalidError, NotFoundError
 
 if TYPE_CHECKING:
     from fc_operator.cli.references import Target
@@ -61,8 +61,30 @@ def command(build: str, *, follow: bool, tail: int | None, attempt: int | None) 
 
 
 async def _print_log(client: ApiClient, target: Target, parameters: dict[str, Any]) -> None:
+    """The build's log; where it was never run because something else failed, the log of that."""
+    try:
+        await _print_text(client, f"{target.path}/log", parameters)
+    except NotFoundError as error:
+        build = await client.get(target.path)
+        cause = build["root_cause"]
+        if cause is None:
+            raise NotFoundError(
+                f"{target.shown} has no log: it is {build['status']}",
+                hint=f"fc get builds {build['number']}",
+            ) from error
+        click.secho(
+            f"--- {target.shown} was not run, because {outputs.printable(cause['name'])} is "
+            f"{cause['status']}; this is the log of that",
+            fg="yellow",
+            err=True,
+        )
+        tail = {"tail": parameters.get("tail")}
+        await _print_text(client, f"/steps/{cause['step_id']}/log", tail)
+
+
+async def _print_text(client: ApiClient, path: str, parameters: dict[str, Any]) -> None:
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    async with aclosing(client.text(f"{target.path}/log", parameters)) as parts:
+    async with aclosing(client.text(path, parameters)) as parts:
         async for part in parts:
             _write(decoder.decode(part))
     _write(decoder.decode(b"", final=True))

@@ -95,7 +95,13 @@ def test_logs_whole_and_in_part(verb):
     whole = verb("logs", "demo/main/hello")
     assert whole.out.splitlines() == ["compiling hello", "Good morning, world"]
     assert verb("logs", "demo/main/hello", "--tail", "1").out == "Good morning, world\n"
-    assert verb("logs", "demo/failures/dependent").code == 1
+
+
+def test_a_build_that_was_not_run_shows_the_log_of_what_failed(verb):
+    done = verb("logs", "demo/failures/dependent")
+    assert done.code == 0
+    assert "internal compiler error" in done.out
+    assert "was not run, because broken is failed" in done.err
 
 
 def test_following_a_log_tells_how_it_ended(verb):
