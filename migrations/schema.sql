@@ -196,7 +196,6 @@ CREATE TABLE audit_log (
 );
 
 CREATE TABLE build_dependencies (
-    id uuid DEFAULT fc_uuid_v7() NOT NULL,
     build_id uuid NOT NULL,
     dependency_build_id uuid NOT NULL
 );
@@ -371,7 +370,6 @@ CREATE TABLE build_products (
     file_size bigint,
     content_type text,
     is_directory boolean DEFAULT false NOT NULL,
-    created_at timestamp with time zone DEFAULT now() NOT NULL,
     nr integer DEFAULT 1 NOT NULL,
     type text DEFAULT 'nix-build'::text NOT NULL,
     subtype text DEFAULT ''::text NOT NULL,
@@ -511,7 +509,6 @@ CREATE TABLE jobset_inputs (
     input_type text NOT NULL,
     value text NOT NULL,
     revision text,
-    created_at timestamp with time zone DEFAULT now() NOT NULL,
     CONSTRAINT jobset_inputs_input_type_check CHECK ((input_type = ANY (ARRAY[('git'::character varying)::text, ('string'::character varying)::text, ('boolean'::character varying)::text, ('path'::character varying)::text, ('build'::character varying)::text]))),
     CONSTRAINT jobset_inputs_value_check CHECK (((input_type <> 'git'::text) OR ((value !~* '^(ext::|file:)'::text) AND ("left"(value, 1) <> '-'::text))))
 );
@@ -809,10 +806,7 @@ ALTER TABLE ONLY audit_log
     ADD CONSTRAINT audit_log_pkey PRIMARY KEY (id);
 
 ALTER TABLE ONLY build_dependencies
-    ADD CONSTRAINT build_dependencies_build_id_dependency_build_id_key UNIQUE (build_id, dependency_build_id);
-
-ALTER TABLE ONLY build_dependencies
-    ADD CONSTRAINT build_dependencies_pkey PRIMARY KEY (id);
+    ADD CONSTRAINT build_dependencies_pkey PRIMARY KEY (build_id, dependency_build_id);
 
 ALTER TABLE ONLY build_metrics
     ADD CONSTRAINT build_metrics_build_id_metric_name_key UNIQUE (build_id, metric_name);

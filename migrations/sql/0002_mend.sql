@@ -274,7 +274,10 @@ UPDATE build_products p SET nr = numbered.nr FROM (
     SELECT id, row_number() OVER (PARTITION BY build_id ORDER BY created_at, id) AS nr
     FROM build_products) numbered
     WHERE numbered.id = p.id AND numbered.nr > 1;
-ALTER TABLE build_products ADD CONSTRAINT build_products_nr_key UNIQUE (build_id, nr);
+ALTER TABLE build_products
+    ADD CONSTRAINT build_products_nr_key UNIQUE (build_id, nr),
+    -- Its build says when.
+    DROP COLUMN created_at;
 
 -- build_steps: one row per attempt at the build's own step, written for the build that caused it.
 -- The text of the attempt is its log.
@@ -287,7 +290,11 @@ ALTER TABLE build_steps
     ADD COLUMN status TEXT;
 CREATE INDEX build_steps_step ON build_steps (step_id) WHERE step_id IS NOT NULL;
 
-ALTER TABLE build_dependencies ALTER COLUMN id SET DEFAULT fc_uuid_v7();
+-- build_dependencies: the pair is the row; a key of its own costs as much as the edge.
+ALTER TABLE build_dependencies
+    DROP COLUMN id,
+    DROP CONSTRAINT build_dependencies_build_id_dependency_build_id_key,
+    ADD PRIMARY KEY (build_id, dependency_build_id);
 
 -- webhook_configs: of a project or of a config repository; an HMAC needs the secret itself, so it
 -- is a reference, and the value is stored encrypted for the server.
@@ -329,6 +336,8 @@ ALTER TABLE jobset_inputs
     ALTER COLUMN id SET DEFAULT fc_uuid_v7(),
     ALTER COLUMN name TYPE TEXT,
     ALTER COLUMN input_type TYPE TEXT,
+    -- Its jobset says when.
+    DROP COLUMN created_at,
     ADD CONSTRAINT jobset_inputs_value_check CHECK (input_type <> 'git'
         OR value !~* '^(ext::|file:)' AND left(value, 1) <> '-');
 
