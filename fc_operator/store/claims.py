@@ -16,7 +16,7 @@ from fc_operator.model.ids import (
     StorePath,
     TaskId,
 )
-from fc_operator.store.database import Connection
+from fc_operator.store.database import Connection, Record
 from fc_operator.store.queries import load
 
 _sql = load("claims")
@@ -200,3 +200,19 @@ async def beat(
 async def end_beat(connection: Connection, owner: Owner) -> None:
     """Say that it has ended."""
     await _sql.end_beat(connection, owner=owner)
+
+
+async def fetch_situation(connection: Connection, step_id: StepId) -> Record | None:
+    """What stands in the way of a step: a row of the query of that name."""
+    row: Record | None = await _sql.fetch_situation(connection, step_id=step_id)
+    return row
+
+
+async def list_blockers(
+    connection: Connection, step_id: StepId, limit: int = 5
+) -> list[tuple[str, str]]:
+    """(name, status) of some steps that a step waits for."""
+    return [
+        (row["name"], row["status"])
+        async for row in _sql.list_blockers(connection, step_id=step_id, limit=limit)
+    ]

@@ -29,6 +29,8 @@ class OfferRow:
     systems: tuple[str, ...]
     features: tuple[str, ...]
     mandatory: tuple[str, ...]
+    slots: int = 0
+    free: int = 0
 
 
 async def take_duty(connection: Connection, name: str, owner: Owner, lease_s: float) -> int | None:
@@ -69,6 +71,8 @@ async def list_offers(connection: Connection, alive_s: float) -> list[OfferRow]:
             systems=tuple(row["systems"]),
             features=tuple(row["features"]),
             mandatory=tuple(row["mandatory"]),
+            slots=row["slots"],
+            free=row["free"],
         )
         async for row in _sql.list_offers(connection, alive_s=alive_s)
     ]

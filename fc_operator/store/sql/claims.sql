@@ -139,3 +139,36 @@ ON CONFLICT (owner) DO UPDATE SET seen_at = now(), info = excluded.info;
 -- name: end_beat(owner)!
 -- This process has ended in order.
 DELETE FROM service_heartbeats WHERE owner = :owner;
+
+-- name: fetch_situation(step_id)^
+-- What stands in the way of a step.
+SELECT s.status, c.system, c.features, s.blockers, s.not_before, s.infra_failures,
+    s.status_reason, r.step_id IS NOT NULL AS is_ready,
+    coalesce(j.suspended OR p.suspended, false) AS is_suspended,
+    j.id IS NULL OR j.deleting_at IS NOT NULL OR p.deleting_at IS NOT NULL AS is_gone,
+    coalesce(l.cancel_requested, false) AS is_cancelling, coalesce(a.builder_name, '') AS builder,
+    (
+        SELECT count(*) FROM (
+            SELECT FROM ready_steps q
+            WHERE q.class_id = s.class_id AND (q.bump, q.priority, -q.step_id)
+                > (s.bump, s.priority, -s.id)
+            LIMIT 1000
+        ) ahead
+    ) AS ahead
+FROM steps s
+JOIN step_classes c ON c.id = s.class_id
+LEFT JOIN ready_steps r ON r.step_id = s.id
+LEFT JOIN jobsets j ON j.id = s.jobset_id
+LEFT JOIN projects p ON p.id = j.project_id
+LEFT JOIN leases l ON l.step_id = s.id
+LEFT JOIN attempts a ON a.step_id = l.step_id AND a.attempt = l.attempt
+WHERE s.id = :step_id;
+
+-- name: list_blockers(step_id, limit)
+-- Steps that a step waits for, the running ones first.
+SELECT n.name, n.status
+FROM step_edges e
+JOIN steps n ON n.id = e.needs_step_id
+WHERE e.step_id = :step_id AND NOT fc_outputs_valid(n.status, n.check_mode)
+ORDER BY n.status DESC, n.id
+LIMIT :limit::int;
