@@ -256,22 +256,29 @@ class Mirror:
         lines = (line.split() for line in done.stdout.decode().splitlines())
         return {name: int(size) for name, size in lines if size.isdigit()}
 
-    async def read(self, blob_ids: Iterable[str], max_bytes: int) -> dict[str, bytes]:
-        """The content of blobs, by one process.
+    async def read(
+        self,
+        blob_ids: Iterable[str],
+        max_bytes: int,
+        *,
+        sizes: Mapping[str, int] | None = None,
+    ) -> dict[str, bytes]:
+        """The content of blobs, by one process; ``sizes`` spares another if they are known.
 
         Raises:
             LimitReachedError: together they are larger than ``max_bytes``.
             NotFoundError: one of them is not here.
         """
-        sizes = await self.sizes(blob_ids)
-        total = sum(sizes.values())
+        wanted = [_checked_id(each) for each in dict.fromkeys(blob_ids)]
+        known = await self.sizes(wanted) if sizes is None else sizes
+        if missing := next((each for each in wanted if each not in known), None):
+            raise NotFoundError(f"the repository has no blob {missing}")
+        total = sum(known[each] for each in wanted)
         if total > max_bytes:
             raise LimitReachedError(f"the files hold {total} bytes, more than {max_bytes}")
-        asked = "".join(f"{each}\n" for each in sizes).encode()
-        if missing := next((each for each in blob_ids if each not in sizes), None):
-            raise NotFoundError(f"the repository has no blob {missing}")
-        if not asked:
+        if not wanted:
             return {}
+        asked = "".join(f"{each}\n" for each in wanted).encode()
         done = await self._run(["cat-file", "--batch", "--buffer"], stdin=asked)
         return _split_batch(done.stdout)
 

@@ -81,6 +81,8 @@ class Load:
 
     def blocking(self) -> tuple[Problem, ...]:
         """Problems that hid a declaration; a dangling reference hides none."""
+        if not self.problems:
+            return ()
         seen = {(each.path, each.line, each.kind, each.name) for each in self.declarations}
         return tuple(
             each
@@ -468,7 +470,7 @@ def _row(claim: _Claim, world: World, load: Load, now: datetime) -> Resource:
     if claim.reason == terms.INVALID and old is not None:
         # What is in force is still the last good version; only its place and state move.
         row = replace(old, path=declaration.path, line=declaration.line)
-        return replace(row, conditions=_conditions(claim, row, now))
+        return replace(row, conditions=_conditions(claim, old.generation, now))
     changed = old is None or old.spec_hash != declaration.spec_hash
     generation = declaration.generation
     if generation is None:
@@ -477,7 +479,7 @@ def _row(claim: _Claim, world: World, load: Load, now: datetime) -> Resource:
     if claim.in_force and declaration.requested_at is not None:
         handled = declaration.requested_at
     there = world.objects.get(claim.key)
-    row = Resource(
+    return Resource(
         id=old.id if old else new_uuid(),
         source=claim.source,
         kind=declaration.kind,
@@ -494,16 +496,15 @@ def _row(claim: _Claim, world: World, load: Load, now: datetime) -> Resource:
         generation=generation,
         observed_generation=generation,
         last_handled_request=handled,
+        conditions=_conditions(claim, generation, now),
         spec=declaration.spec if changed else None,
     )
-    return replace(row, conditions=_conditions(claim, row, now))
 
 
-def _conditions(claim: _Claim, row: Resource, now: datetime) -> tuple[Condition, ...]:
+def _conditions(claim: _Claim, generation: int, now: datetime) -> tuple[Condition, ...]:
     old = claim.old.conditions if claim.old else ()
-    generation = row.generation
     if not claim.reason:
-        return _ready(claim, row, old, now)
+        return _ready(claim, generation, old, now)
     ready = Condition(
         type=terms.READY,
         status="False",
@@ -523,7 +524,7 @@ def _conditions(claim: _Claim, row: Resource, now: datetime) -> tuple[Condition,
 
 
 def _ready(
-    claim: _Claim, row: Resource, old: Sequence[Condition], now: datetime
+    claim: _Claim, generation: int, old: Sequence[Condition], now: datetime
 ) -> tuple[Condition, ...]:
     suspended = getattr(claim.wanted, "suspended", False)
     ready = Condition(
@@ -531,16 +532,20 @@ def _ready(
         status="True",
         reason=terms.SUSPENDED if suspended else terms.RECONCILED,
         message="nothing is scheduled for it" if suspended else "",
-        observed_generation=row.generation,
+        observed_generation=generation,
     )
     before = terms.find(old, terms.READY)
     if (
         before is not None
         and before.reason not in OWN_REASONS
-        and before.observed_generation == row.generation
+        and before.observed_generation == generation
         and claim.action == "unchanged"
     ):
         return tuple(old)  # what evaluating it came to is not ours to overwrite
+    if before is not None and len(old) == 1:
+        ready = replace(ready, last_transition_time=before.last_transition_time)
+        if ready == before:
+            return tuple(old)
     kept = terms.without_condition(terms.without_condition(old, terms.RECONCILING), terms.STALLED)
     return terms.with_condition(kept, ready, now)
 

@@ -7,6 +7,8 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+import orjson
+
 from fc_operator.model.conditions import Condition
 from fc_operator.model.problems import Problem
 from fc_operator.model.resources import Key, Resource
@@ -40,7 +42,8 @@ async def list_concerned(
         kinds=[kind for kind, _ in keys],
         identities=[identity for _, identity in keys],
     )
-    return [_resource(row) async for row in rows]
+    remembered: dict[bytes, tuple[Condition, ...]] = {}
+    return [_resource(row, remembered) async for row in rows]
 
 
 async def list_waiting(connection: Connection, source: Source) -> list[Resource]:
@@ -152,7 +155,18 @@ async def replace_problems(
         await _sql.upsert_problems(connection, **of, problems=[each.as_dict() for each in problems])
 
 
-def _resource(row: Record) -> Resource:
+def _resource(
+    row: Record, remembered: dict[bytes, tuple[Condition, ...]] | None = None
+) -> Resource:
+    """``remembered`` holds conditions by their JSON: of thousands of rows most are alike."""
+    conditions = None
+    if remembered is not None:
+        key = orjson.dumps(row["conditions"])
+        conditions = remembered.get(key)
+    if conditions is None:
+        conditions = tuple(Condition.from_dict(each) for each in row["conditions"])
+        if remembered is not None:
+            remembered[key] = conditions
     return Resource(
         id=row["id"],
         source=Source(row["source_kind"], row["source_name"]),
@@ -170,7 +184,7 @@ def _resource(row: Record) -> Resource:
         generation=row["generation"],
         observed_generation=row["observed_generation"],
         last_handled_request=row["last_handled_request"],
-        conditions=tuple(Condition.from_dict(each) for each in row["conditions"]),
+        conditions=conditions,
         pruning_since=row["pruning_since"],
         spec=row.get("spec"),
     )

@@ -12,7 +12,8 @@ JOIN jobsets j ON j.project_id = p.id AND j.name = u.name;
 -- The inputs of some jobsets.
 SELECT jobset_id, name, input_type, value
 FROM jobset_inputs
-WHERE jobset_id = ANY(:jobset_ids::uuid[]);
+WHERE jobset_id = ANY(:jobset_ids::uuid[])
+ORDER BY jobset_id, name COLLATE "C";
 
 -- name: upsert(rows)
 -- Brings rows of jobsets to what was declared; each is due now, and a new generation.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -11,10 +12,12 @@ from sanic import HTTPResponse
 
 from fc_operator.access.authorization import Action
 from fc_operator.errors import ConflictError, InvalidError
-from fc_operator.model.ids import BuildId, ProjectId
+from fc_operator.model.ids import BuildId, ProjectId, StepId
 from fc_operator.model.readers import Reader
-from fc_operator.model.statuses import BuildStatus
+from fc_operator.model.statuses import LIVE, BuildStatus
 from fc_operator.operations import builds as operations
+from fc_operator.queue import waits
+from fc_operator.queue.reasons import Reason
 from fc_operator.store.database import Connection
 from fc_operator.store.pages import builds, evaluations
 from fc_operator.web import answers, cursors, scopes
@@ -60,6 +63,14 @@ class Changed(msgspec.Struct, frozen=True):
 
     builds: list[UUID]
     also: list[UUID]
+
+
+class Why(msgspec.Struct, frozen=True):
+    """Why a build is not further: a word that does not change, and words for people."""
+
+    code: str
+    message: str
+    until: datetime | None
 
 
 async def find(connection: Connection, reader: Reader, path: Mapping[str, str]) -> Subject:
@@ -169,6 +180,20 @@ async def handle_outputs(call: Call[Any, Any]) -> HTTPResponse:
         build = await _find(connection, call)
         rows = await builds.list_outputs(connection, build["id"])
     return answers.json(call, {"items": rows, "next": None})
+
+
+async def handle_why(call: Call[Any, Any]) -> HTTPResponse:
+    """The one reason why a build is not further."""
+    async with call.web.database.session() as connection:
+        build = await _find(connection, call)
+        reason = None
+        if build["step_id"] is not None and build["status"] in LIVE:
+            reason = await waits.why(connection, StepId(build["step_id"]))
+    if reason is None:
+        reason = Reason(code="Ended", message=f"ended as {build['status']}")
+    return answers.json(
+        call, {"code": reason.code, "message": reason.message, "until": reason.until}
+    )
 
 
 async def handle_cancel(call: Call[Any, Any]) -> HTTPResponse:
@@ -317,6 +342,12 @@ ROUTES = (
         "What an aggregate is made of.",
         query=Page,
         answer=_RELATED,
+    ),
+    get(
+        f"{_PATH}/why",
+        handle_why,
+        "The one reason why a build is not further.",
+        answer=Answer(body=Why),
     ),
     _change("cancel", handle_cancel, "End a build.", Action.CANCEL),
     _change(

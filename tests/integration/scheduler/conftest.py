@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from fc_operator.clients.objects import ObjectStore
 from fc_operator.executors.local import LocalExecutor
 from fc_operator.results import support
 from fc_operator.scheduler.dispatch import DispatchService
+from fc_operator.scheduler.maintain import MaintenanceService
 from fc_operator.settings import BuildSettings, NixSettings, QueueSettings
 from fc_operator.store.listener import Listener
 
@@ -85,3 +87,28 @@ def settled(nix_engine):
         return await nix_engine.statuses(fence)
 
     return settled
+
+
+@pytest.fixture
+def objects(tmp_path):
+    return ObjectStore.open(tmp_path / "objects")
+
+
+@pytest.fixture
+def make_maintenance(nix_engine, objects):
+    """Maintenance, started and stopped around a block."""
+
+    @asynccontextmanager
+    async def make(**more):
+        builds = more.pop("builds", BuildSettings(retry_base_s=0.05))
+        queue = more.pop("queue", QueueSettings(poll_s=0.2, heartbeat_s=1.0))
+        service = MaintenanceService(
+            nix_engine.database, objects, queue=queue, builds=builds, **more
+        )
+        await service.start()
+        try:
+            yield service
+        finally:
+            await service.stop()
+
+    return make

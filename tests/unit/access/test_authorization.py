@@ -1,4 +1,4 @@
-"""The whole table: role × action × own, other and no project."""
+"""The whole table: each role by each action, in an own project, in another and in none."""
 
 import itertools
 import uuid

@@ -89,9 +89,16 @@ def test_import_from_derivation_is_the_only_option_that_a_jobset_moves():
 
 def test_cve_class_env_exfiltration_of_our_environment_only_what_nix_needs():
     env = {
-        "PATH": "/bin", "HOME": "/root", "NIX_PATH": "nixpkgs=/x", "NIX_CONFIG": "a = b",
-        "AWS_SECRET_ACCESS_KEY": "s", "FC_DATABASE_URL": "s", "SSH_AUTH_SOCK": "s",
-        "NIX_USER_CONF_FILES": "/root/nix.conf", "NIX_REMOTE": "daemon", "TMPDIR": "/t",
+        "PATH": "/bin",
+        "HOME": "/root",
+        "NIX_PATH": "nixpkgs=/x",
+        "NIX_CONFIG": "a = b",
+        "AWS_SECRET_ACCESS_KEY": "s",
+        "FC_DATABASE_URL": "s",
+        "SSH_AUTH_SOCK": "s",
+        "NIX_USER_CONF_FILES": "/root/nix.conf",
+        "NIX_REMOTE": "daemon",
+        "TMPDIR": "/t",
     }
     assert arguments.environment(env, home=Path("/h")) == {
         "PATH": "/bin",
