@@ -141,6 +141,8 @@ class MaintenanceService:
         async with self._database.session() as connection:
             offers = await maintenance.list_offers(connection, _ALIVE_S)
             waiting = await maintenance.list_waiting_classes(connection)
+        if not any(offer.is_live for offer in offers):
+            return 0  # nobody builds at all now; that says nothing about what could be built
         # After a start of ours builders may need a while to say what they offer.
         patience_s = time.monotonic() - self._since_s
         for class_, waits_s in waiting:

@@ -31,6 +31,8 @@ class OfferRow:
     mandatory: tuple[str, ...]
     slots: int = 0
     free: int = 0
+    is_live: bool = False
+    """A scheduler that lives said so; otherwise it is only declared."""
 
 
 async def take_duty(connection: Connection, name: str, owner: Owner, lease_s: float) -> int | None:
@@ -73,6 +75,7 @@ async def list_offers(connection: Connection, alive_s: float) -> list[OfferRow]:
             mandatory=tuple(row["mandatory"]),
             slots=row["slots"],
             free=row["free"],
+            is_live=row["is_live"],
         )
         async for row in _sql.list_offers(connection, alive_s=alive_s)
     ]

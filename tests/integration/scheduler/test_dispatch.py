@@ -124,7 +124,7 @@ async def test_c04_every_status_that_this_machine_can_give(
             for name, drv in drvs.items()
         ]
         fence = await nix_engine.evaluate(await nix_engine.jobset("second"), rows)
-        Path(drvs["aborted"]).unlink()
+        Path(drvs["aborted"]).unlink()  # noqa: ASYNC240 - a test may block
         nix.run("nix-store", "--delete", drvs["aborted"])
         found = await nix_engine.builds(fence)
 
@@ -161,7 +161,7 @@ async def test_c04_every_status_that_this_machine_can_give(
     }
 
 
-async def test_h06_logs_are_archived_and_each_attempt_keeps_its_own(
+async def test_h06_logs_are_archived_and_each_attempt_keeps_its_own(  # noqa: PLR0917
     nix_engine, nix, make_dispatch, make_maintenance, settled, objects
 ):
     drv = nix.drv("echo one; exit 1", name="bad")
@@ -227,7 +227,6 @@ async def test_q03_a_holder_whose_lease_was_taken_stops_and_writes_nothing(
     async with make_dispatch() as service:
         await until(lambda: nix_engine.one("SELECT count(*) = 1 FROM log_chunks"))
         # As if it had been silent for too long, and somebody else had taken the step.
-        (lease,) = await nix_engine.sql("SELECT * FROM leases")
         await nix_engine.sql("DELETE FROM leases")
         await nix_engine.sql("UPDATE steps SET attempt = attempt + 1")
 
