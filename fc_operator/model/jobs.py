@@ -86,5 +86,15 @@ class Derivation:
 
 
 def dotted(attr_path: tuple[str, ...]) -> str:
-    """``("a", "b.c")`` gives ``a."b.c"``, as nix-eval-jobs writes ``attr``."""
-    return ".".join(f'"{part}"' if "." in part or not part else part for part in attr_path)
+    """``("a", "b.c")`` gives ``a."b.c"``, as nix-eval-jobs writes ``attr``.
+
+    Different paths have different names: a part with a dot or a quote in it is quoted as Nix does.
+    """
+    return ".".join(
+        _quoted(part) if not part or {".", '"'} & set(part) else part for part in attr_path
+    )
+
+
+def _quoted(part: str) -> str:
+    escaped = part.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'

@@ -82,3 +82,17 @@ def test_the_sets_of_statuses_fit_each_other():
     assert statuses.OUTPUTS_VALID | statuses.BLOCKING == statuses.TERMINAL
     assert not statuses.OUTPUTS_VALID & statuses.BLOCKING
     assert statuses.REMEMBERED <= statuses.BLOCKING
+
+
+async def test_what_lets_dependents_go_on_is_the_same_in_sql(database_url):
+    connection = await asyncpg.connect(database_url)
+    rows = await connection.fetch(
+        "SELECT s, fc_outputs_valid(s, false) AS plain, fc_outputs_valid(s, true) AS checked"
+        " FROM unnest($1::text[]) AS s",
+        [str(status) for status in BuildStatus],
+    )
+    await connection.close()
+    assert {row["s"] for row in rows if row["plain"]} == {
+        str(each) for each in statuses.OUTPUTS_VALID
+    }
+    assert all(row["checked"] for row in rows)
