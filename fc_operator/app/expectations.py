@@ -1,8 +1,8 @@
 """What the demo declares about outcomes, and how it compares with what was found. Pure.
 
 ``expected.yaml`` names for each jobset the status of its evaluation, the attributes that do not
-evaluate, and each job's status; a job given as a mapping says more. What it does not name is
-judged too: a job or an error that nobody expected is a difference.
+evaluate, and each job's status; a list holds those that are fine, a mapping says more. What it does
+not name is judged too: a job or an error that nobody expected is a difference.
 """
 
 from __future__ import annotations
@@ -21,13 +21,19 @@ from fc_operator.model.statuses import BuildStatus, EvaluationStatus
 class Job(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A job's outcome; None is not compared."""
 
-    status: BuildStatus
+    status: BuildStatus | tuple[BuildStatus, ...]
+    """One, or those of which each is fine."""
     products: tuple[str, ...] | None = None
     """Names, in their order."""
     metrics: dict[str, float] | None = None
     release_name: str | None = None
     constituents: tuple[str, ...] | None = None
     """Names of jobs, in any order."""
+
+    @property
+    def statuses(self) -> tuple[BuildStatus, ...]:
+        """Those of which each is fine."""
+        return self.status if isinstance(self.status, tuple) else (self.status,)
 
     @property
     def has_more(self) -> bool:
@@ -44,7 +50,7 @@ class Jobset(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     evaluation: EvaluationStatus
     errors: tuple[str, ...] = ()
     """Dotted paths of attributes, in any order."""
-    jobs: dict[str, BuildStatus | Job] = {}
+    jobs: dict[str, BuildStatus | tuple[BuildStatus, ...] | Job] = {}
 
 
 class Project(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -125,8 +131,8 @@ def parse(text: str) -> Expected:
         raise InvalidError(f"expected.yaml: {error}") from error
 
 
-def job(wanted: BuildStatus | Job) -> Job:
-    """A bare status as the job that it is short for."""
+def job(wanted: BuildStatus | tuple[BuildStatus, ...] | Job) -> Job:
+    """Bare statuses as the job that they are short for."""
     return wanted if isinstance(wanted, Job) else Job(status=wanted)
 
 
@@ -188,21 +194,26 @@ def _with_errors(status: str, errors: Sequence[str]) -> str:
     return f"{status}, {len(errors)} {noun}" if errors else status
 
 
-def _job(thing: str, declared: BuildStatus | Job | None, found: FoundJob | None) -> Outcome:
+def _job(
+    thing: str,
+    declared: BuildStatus | tuple[BuildStatus, ...] | Job | None,
+    found: FoundJob | None,
+) -> Outcome:
     wanted = job(declared) if declared is not None else None
+    words = " or ".join(wanted.statuses) if wanted else ""
     differences: list[str] = []
     if wanted is None:
         differences.append("nobody declared it")
     elif found is None:
         differences.append("there is no such job")
     else:
-        if found.status != wanted.status:
-            differences.append(f"it is {found.status}, not {wanted.status}")
+        if found.status not in wanted.statuses:
+            differences.append(f"it is {found.status}, not {words}")
         differences.extend(_contents(wanted, found))
     return Outcome(
         thing=thing,
         kind="build",
-        wanted=wanted.status if wanted else "",
+        wanted=words,
         found=found.status if found else "",
         url=found.url if found else "",
         differences=tuple(differences),
