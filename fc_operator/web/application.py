@@ -83,11 +83,11 @@ class _Bound:
             else:
                 async with asyncio.timeout(_DEADLINE_S):
                     response = await self._serve(request, path)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - each becomes an answer
             if request.responded:
                 break_off(request, error)
                 return None
-            response = problems.handle_exception(request, error)
+            response = answer_error(request, error)
         status = HTTPStatus.OK if response is None else response.status
         self._measures.answered(self.route, status, time.perf_counter() - started_s)
         return response if response is None else secured(response)
@@ -147,14 +147,25 @@ class _Unrouted:
         self._measures = measures
 
     def __call__(self, request: Request, error: Exception) -> HTTPResponse:
-        response = problems.handle_exception(request, error)
+        response = answer_error(request, error)
         if isinstance(error, SanicException):
             self._measures.refused(response.status)
         return secured(response)
 
 
+def answer_error(request: Request, error: Exception) -> HTTPResponse:
+    """A problem: a page for a browser that looks at pages, problem+json for all others."""
+    answer = problems.handle_exception(request, error)
+    if request.path.startswith("/api/") or "text/html" not in request.headers.get("accept", ""):
+        return answer
+    from fc_operator.web.pages import rendering
+
+    return rendering.problem_page(answer)
+
+
 def break_off(request: Request, error: Exception) -> None:
     """Half an answer is out: only a broken connection tells the truth now."""
     _log.warning("web.answer_broken_off", path=request.path, error=str(error) or repr(error))
-    if request.transport is not None:
-        request.transport.abort()
+    transport: Any = request.transport
+    if transport is not None:
+        transport.abort()

@@ -192,3 +192,42 @@ def _inlined(schema: dict[str, Any], components: dict[str, Any]) -> dict[str, An
     if "items" in out:
         out["items"] = _inlined(out["items"], components)
     return out
+
+
+def groups(routes: Iterable[Route]) -> dict[str, list[dict[str, Any]]]:
+    """The same for a page: by noun, each route with its parameters and who may."""
+    shown: dict[str, list[dict[str, Any]]] = {}
+    for route in routes:
+        if route.is_page:
+            continue
+        security = _security(route)
+        shown.setdefault(_tag(route), []).append(
+            {
+                "method": route.method,
+                "path": _PART.sub(lambda part: "{" + part[1] + "}", route.path),
+                "summary": route.summary,
+                "parameters": [
+                    (each["name"], _type_words(each["schema"])) for each in _query_parameters(route)
+                ],
+                "body": _body_words(route),
+                "roles": security.get("x-roles", []),
+                "is_open": not security["security"] or {} in security["security"],
+            }
+        )
+    return shown
+
+
+def _body_words(route: Route) -> list[tuple[str, str]]:
+    if route.body is None:
+        return []
+    (top,), components = msgspec.json.schema_components([route.body], ref_template="{name}")
+    properties = components[top["$ref"]]["properties"]
+    return [(name, _type_words(_inlined(each, components))) for name, each in properties.items()]
+
+
+def _type_words(schema: dict[str, Any]) -> str:
+    if "enum" in schema:
+        return " | ".join(str(value) for value in schema["enum"])
+    if schema.get("type") == "array":
+        return f"list of {_type_words(schema['items'])}"
+    return str(schema.get("format") or schema.get("type", "value"))

@@ -22,6 +22,7 @@ from fc_operator.web.api import (
     steps,
     webhooks,
 )
+from fc_operator.web.pages import assets, nouns
 from fc_operator.web.routes import Route
 
 ROUTES: tuple[Route, ...] = (
@@ -43,4 +44,6 @@ ROUTES: tuple[Route, ...] = (
     *manifests.ROUTES,
     *webhooks.ROUTES,
     *documents.ROUTES,
+    *nouns.ROUTES,
+    *assets.ROUTES,
 )

@@ -1,0 +1,1 @@
+"""Pages for people: rendered here, usable without script, from the same reads as the API."""
