@@ -625,6 +625,9 @@ def _write_private(path: Path, text: str) -> None:
 
 # What git said ------------------------------------------------------------------------------
 
+_BOILERPLATE = re.compile(
+    r"@|fatal: Could not read from remote|Please make sure you have the correct|and the repository"
+)
 _MISSING = re.compile(
     r"repository .* not found|not found: did you run|returned error: 404|returned error: 410"
     r"|does not appear to be a git repository|Repository not found|no such repository",
@@ -650,7 +653,8 @@ class _BrokenMirrorError(UnavailableError):
 
 def _failure(url: str, stderr: str, mirrors_dir: str) -> FcError:
     lines = [line.strip() for line in stderr.splitlines() if line.strip()]
-    said = "; ".join(lines[-3:])[:500] or "git said nothing"
+    telling = [line for line in lines if not _BOILERPLATE.match(line)] or lines
+    said = "; ".join(telling[-3:])[:500] or "git said nothing"
     if _REFUSED.search(stderr):
         return SecretError(f"{url} refuses us: {said}", hint="check credentialsSecretRef")
     if _MISSING.search(stderr):

@@ -296,6 +296,8 @@ class _Reader:
     @staticmethod
     def _scalar(event: Any, line: int) -> Any:
         tag, text = event.tag, event.value
+        if "\0" in text:
+            raise _RefusedError(line, "the text holds a NUL character, which nothing can keep")
         if tag is None:
             return text if event.style else _resolve(text, line)
         if tag in {"!", _STANDARD + "str", _STANDARD + "timestamp"}:

@@ -423,3 +423,9 @@ async def test_members_are_known_in_any_case(door, make):
     before = await door.written()
     await door.sync(text)
     assert await door.written() == before
+
+
+async def test_a_nul_in_a_text_is_a_problem_of_its_file_and_not_the_end_of_the_sync(door, make):
+    report = await door.sync(make.project("demo"), make.project("bad", r'description: "a\0b"'))
+    assert actions(report) == {"demo": "create"}
+    assert "NUL" in str(report.problems[0])
