@@ -7,6 +7,7 @@ import re
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from hashlib import sha256
 from itertools import pairwise
 from typing import Any
 
@@ -19,7 +20,8 @@ from fc_operator.kit.documents import Path
 
 _FIELD = re.compile(r"\b(self|oldSelf)((?:\.[A-Za-z_]\w*(?!\w*\())*)")
 _QUOTED = re.compile(r"'[^']*'")
-_REMEMBERED = 8192
+_REMEMBERED = 4096
+"""Verdicts per clause: enough for the values of a few thousand manifests."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +61,8 @@ class _Clause:
         for who, path in self._fields:
             _project(sides[who], (who, *path), seen)
         key = json.dumps(seen, sort_keys=True)
+        if len(key) > 128:  # a text of somebody's choice is not kept
+            key = sha256(key.encode()).hexdigest()
         known = self._verdicts.get(key)
         if known is None:
             known = self._verdicts[key] = self._evaluate(seen)

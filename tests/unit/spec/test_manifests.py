@@ -1,6 +1,7 @@
 """The table of manifests, linking, hashes, caching and what a parse costs."""
 
 import json
+import resource
 import time
 
 import pytest
@@ -338,3 +339,45 @@ def test_a_file_full_of_mistakes_is_cut_short():
     problems = manifests.parse_file("a.yaml", many.encode()).problems
     assert len(problems) == 51
     assert problems[-1].message == "it has more problems; the rest is not shown"
+
+
+HOSTILE = {
+    "unknown fields": JOBSET.replace("{name: demo}}", "{name: demo}, " + "".join(f"k{n}: 1, " for n in range(9_000)) + "}"),
+    "mixed types in a set": JOBSET.replace(
+        "{name: demo}}", "{name: demo}, systems: [" + "".join(f"a{n}, {n}, [x], " for n in range(2_000)) + "]}"
+    ),
+    "items that lack everything": JOBSET.replace("{name: demo}}", "{name: demo}, inputs: [" + "{a: b}," * 2_000 + "]}"),
+    "a branch of a megabyte": JOBSET.replace("{name: demo}}", "{name: demo}, branch: " + "a" * 1_000_000 + "}"),
+    "an interval of a megabyte": JOBSET.replace("{name: demo}}", "{name: demo}, checkInterval: " + "1" * 1_000_000 + "}"),
+    "an expression of a megabyte": JOBSET.replace("{name: demo}}", "{name: demo}, nixExpression: " + "a." * 500_000 + "}"),
+    "a name of a megabyte": JOBSET.replace("{name: main}", "{name: " + "a" * 1_000_000 + "}"),
+    "a kind of a megabyte": "kind: " + "K" * 1_000_000,
+    "a version of a megabyte": "apiVersion: " + "v" * 1_000_000 + "\nkind: Jobset\n",
+    "an enum of a megabyte": JOBSET.replace("{name: demo}}", "{name: demo}, state: " + "E" * 1_000_000 + "}"),
+    "many documents that are wrong": "---\n" + "---\nkind: Projekt\n" * 9_000,
+    "many documents that are text": "---\nx\n" * 9_000,
+    "deep annotations": PROJECT.replace("{name: demo}", "{name: demo, annotations: " + "{a: " * 40 + "1" + "}" * 41),
+}  # fmt: skip
+
+
+def cheapest(call):
+    """(CPU seconds, result) of the best of three: what it costs, not what else the machine does."""
+    costs = []
+    for _ in range(3):
+        began_s = time.process_time()
+        result = call()
+        costs.append(time.process_time() - began_s)
+    return min(costs), result
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_c16_a_hostile_manifest_costs_100_ms_and_20_mib(name):
+    manifests.parse_file("a.yaml", (PROJECT + "---\n" + JOBSET).encode())  # compiled once
+    data = HOSTILE[name].encode()
+    before_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    took_s, parsed = cheapest(lambda: manifests.parse({"a.yaml": data}))
+    grown_mib = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kib) / 1024
+    assert parsed.problems
+    assert all(len(str(problem)) < 2_000 for problem in parsed.problems)
+    assert took_s < 0.1
+    assert grown_mib < 20

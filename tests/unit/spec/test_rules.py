@@ -119,6 +119,15 @@ def test_what_is_remembered_has_an_end(monkeypatch):
     assert len(clause._verdicts) <= 11
 
 
+def test_what_is_remembered_is_small_whatever_was_written():
+    rule = Rule({"rule": "self.a != 'x'", "message": "m"})
+    assert rule.holds({"a": "y" * 4_096})
+    assert rule.holds({"a": "y" * 4_095})
+    ((clause,),) = rule._alternatives
+    assert len(clause._verdicts) == 2
+    assert max(map(len, clause._verdicts)) <= 128
+
+
 @given(
     st.fixed_dictionaries(
         {},
