@@ -253,7 +253,7 @@ class Ingest:
                 missing,
                 will_build=tuple(dict.fromkeys((*missing.will_build, *more_needs, *waiting))),
             )
-        known = session.known | set(waiting)
+        known = session.known | set(waiting) if waiting else session.known
         unread = plans.unread(rows, missing.will_build, known)
         facts = await self._nix.derivations(unread) if unread else {}
         plan = plans.plan(

@@ -107,15 +107,23 @@ WHERE s.id = u.step_id;
 
 -- name: list_known_jobs(evaluation_id, job_names)
 -- Jobs that an earlier try at this batch, or at this evaluation, has written.
-SELECT job_name, id FROM builds
-WHERE evaluation_id = :evaluation_id AND job_name = ANY (:job_names::text[]);
+SELECT b.job_name, b.id
+FROM unnest(:job_names::text[]) AS u (job_name)
+CROSS JOIN LATERAL (
+    -- One look into the index per name, whatever the statistics say.
+    SELECT job_name, id FROM builds
+    WHERE evaluation_id = :evaluation_id AND job_name = u.job_name LIMIT 1
+) b;
 
 -- name: list_unchanged(evaluation_id, job_names, drv_paths)
 -- Which jobs had the same derivation in that evaluation.
-SELECT b.job_name
+SELECT u.job_name
 FROM unnest(:job_names::text[], :drv_paths::text[]) AS u (job_name, drv_path)
-JOIN builds b ON b.evaluation_id = :evaluation_id AND b.job_name = u.job_name
-    AND b.drv_path = u.drv_path;
+CROSS JOIN LATERAL (
+    SELECT drv_path FROM builds
+    WHERE evaluation_id = :evaluation_id AND job_name = u.job_name LIMIT 1
+) b
+WHERE b.drv_path = u.drv_path;
 
 -- name: raise_steps(step_ids, priorities, timeouts_s, max_silents_s, timeout_s, max_silent_s, jobset_id)
 -- Shared steps take the most urgent priority and the longest limits of all that want them.
