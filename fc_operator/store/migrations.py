@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import asyncpg
 
-import fc_operator
 from fc_operator.errors import PrerequisiteError, SchemaVersionError
 from fc_operator.store.database import reachable
 
@@ -39,14 +38,16 @@ class SchemaState:
 def directory() -> Path:
     """Where the migrations lie, in a checkout or an installation.
 
+    In a checkout ``revisions`` beside this module is a link to ``migrations/`` at the top, which
+    has them packed into the wheel too.
+
     Raises:
-        PrerequisiteError: they are in neither place.
+        PrerequisiteError: they are not there.
     """
-    package = Path(fc_operator.__file__).parent
-    for candidate in (package.parent / "migrations", package / "migrations"):
-        if (candidate / "env.py").is_file():
-            return candidate
-    raise PrerequisiteError("the migrations are missing from this installation of fc-operator")
+    found = Path(__file__).with_name("revisions").resolve()
+    if not (found / "env.py").is_file():
+        raise PrerequisiteError("the migrations are missing from this installation of fc-operator")
+    return found
 
 
 def run_sql_file(name: str) -> None:
