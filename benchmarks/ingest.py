@@ -20,6 +20,7 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
+from typing import Self
 
 import asyncpg
 import orjson
@@ -89,7 +90,7 @@ class Place:
         self.admin_url = server.url.replace("/fc?", "/postgres?")
         self.name = name
 
-    async def __aenter__(self) -> Place:
+    async def __aenter__(self) -> Self:
         admin = await asyncpg.connect(self.admin_url)
         await admin.execute(f"CREATE DATABASE {self.name} TEMPLATE bench_template")
         await admin.close()

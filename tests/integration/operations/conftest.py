@@ -268,3 +268,9 @@ class Worker:
 @pytest.fixture
 def worker(engine):
     return Worker(engine)
+
+
+@pytest.fixture
+def engine_types():
+    """For who makes engines without an event loop of pytest's."""
+    return Engine, Worker
