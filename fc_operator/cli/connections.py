@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from fc_operator.errors import UnauthenticatedError
+
 if TYPE_CHECKING:
     from fc_operator.clients.api import ApiClient
 
@@ -28,7 +30,10 @@ def key_file() -> Path:
 
 def server_options(command: F) -> F:
     """``--url`` and ``--key`` after the verb, as they may stand before it."""
-    for name, text in (("key", "The API key (FC_API_KEY)."), ("url", "The server (FC_URL).")):
+    for name, text in (
+        ("key", "The API key; better in FC_API_KEY."),
+        ("url", "The server (FC_URL)."),
+    ):
         command = click.option(
             f"--{name}",
             f"given_{name}",
@@ -53,8 +58,10 @@ def address() -> str:
 def api_key() -> str:
     """The key: flag, then ``FC_API_KEY``, then the file; empty if there is none."""
     given = _given("key") or os.environ.get("FC_API_KEY")
-    if given:
-        return given
+    return given or _key_of_file()
+
+
+def _key_of_file() -> str:
     try:
         return key_file().read_text().strip()
     except OSError:
@@ -74,8 +81,17 @@ def call(work: Callable[[ApiClient], Awaitable[T]]) -> T:
     """Run ``work`` with a client of the server."""
     from fc_operator.clients.api import ApiClient
 
+    key = api_key()
+
     async def run() -> T:
-        async with ApiClient(address(), api_key()) as client:
+        async with ApiClient(address(), key) as client:
             return await work(client)
 
-    return asyncio.run(run())
+    try:
+        return asyncio.run(run())
+    except UnauthenticatedError as error:
+        if key and key == _key_of_file():
+            raise UnauthenticatedError(
+                error.message, hint=f"the key is that of {key_file()}; FC_API_KEY outranks it"
+            ) from error
+        raise

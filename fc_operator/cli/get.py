@@ -120,7 +120,8 @@ async def _show(
 async def _overview(client: ApiClient, output: str) -> None:
     """Sources, jobsets, and what is being built."""
     everything = Filters(most=1000)
-    sources, jobsets, troubled, running = await asyncio.gather(
+    summary, sources, jobsets, troubled, running = await asyncio.gather(
+        client.get("/queue/summary"),
         nouns.SOURCES.list(client, "", everything),
         nouns.JOBSETS.list(client, "", everything),
         nouns.RESOURCES.list(client, "", Filters(condition="Ready=False", most=20)),
@@ -131,6 +132,7 @@ async def _overview(client: ApiClient, output: str) -> None:
             output,
             {
                 "url": client.url,
+                "queue": summary,
                 "sources": sources,
                 "jobsets": jobsets,
                 "not_ready": troubled,
@@ -144,10 +146,21 @@ async def _overview(client: ApiClient, output: str) -> None:
         ("Not as declared", nouns.RESOURCES, troubled),
         ("Running builds", nouns.BUILDS, running),
     ]
-    click.echo(f"FC Operator at {client.url}")
+    click.echo(f"FC Operator at {client.url}: {queue_words(summary)}")
     for title, noun, items in parts:
         if items:
             click.secho(f"\n{title}", bold=True)
             outputs.print_table(noun.columns, items)
     if not jobsets:
         click.echo("\nnothing is declared yet: `fc apply`, or `fc up --config`", err=True)
+
+
+def queue_words(summary: dict[str, Any]) -> str:
+    """What runs and waits, such as ``builds: 2 running, 14 pending; evaluations: 1 running``."""
+    parts = []
+    for noun in ("build", "evaluation"):
+        counts = {word: summary[f"{word}_{noun}s"] for word in ("running", "pending")}
+        said = ", ".join(f"{count} {word}" for word, count in counts.items() if count)
+        if said:
+            parts.append(f"{noun}s: {said}")
+    return "; ".join(parts) or "idle"

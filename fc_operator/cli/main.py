@@ -113,7 +113,7 @@ class _Commands(click.Group):
 )
 @click.version_option(package_name="fc-operator", prog_name="fc")
 @click.option("--url", metavar="URL", help="The server (FC_URL).")
-@click.option("--key", metavar="KEY", help="The API key (FC_API_KEY).")
+@click.option("--key", metavar="KEY", help="The API key; better in FC_API_KEY.")
 @click.pass_context
 def cli(ctx: click.Context, url: str | None, key: str | None) -> None:
     """A Nix CI that is run by declaration.
@@ -122,6 +122,8 @@ def cli(ctx: click.Context, url: str | None, key: str | None) -> None:
     evaluates each jobset when its source changes, and builds every job once.
     """
     ctx.obj = {"url": url, "key": key}
+    if os.environ.get("NO_COLOR"):
+        ctx.color = False
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -1,7 +1,15 @@
 """`fc demo`, run twice as a user runs it: every outcome is the one that it declares."""
 
+import contextlib
+import fcntl
+import os
+import pty
 import re
 import shutil
+import struct
+import subprocess
+import sys
+import termios
 import urllib.request
 
 import pytest
@@ -9,6 +17,7 @@ import pytest
 from fc_operator.app import demo as surroundings
 
 pytestmark = [pytest.mark.nix]
+FC = [sys.executable, "-c", "from fc_operator.cli.main import main; main()"]
 
 
 def test_every_outcome_is_as_declared(demo):
@@ -77,6 +86,30 @@ def test_a_second_one_on_the_same_state_is_refused(demo, fc, home):
     refused = fc(*words(home, "demo"))
     assert refused.code == 1
     assert "another FC Operator (process" in refused.err
+
+
+def test_on_a_terminal_a_table_lives(demo, environment, home):
+    """The same run in a pseudo-terminal: nothing breaks, and what stays is the outcome."""
+    leader, follower = pty.openpty()
+    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 140, 0, 0))
+    process = subprocess.Popen(
+        [*FC, *(str(word) for word in words(home, "terminal"))],
+        env={**environment, "TERM": "xterm-256color"},
+        stdin=follower,
+        stdout=follower,
+        stderr=follower,
+    )
+    os.close(follower)
+    seen = b""
+    with contextlib.suppress(OSError):  # EIO: the other side has closed
+        while part := os.read(leader, 65536):
+            seen += part
+    os.close(leader)
+    text = seen.decode()
+    assert process.wait(timeout=20) == 0, text
+    assert "\x1b[" in text
+    assert "JOBSET" in text
+    assert "all 22 outcomes are as declared" in text
 
 
 def test_a_difference_is_told_and_exits_with_1(demo, fc, home, tmp_path):

@@ -58,7 +58,7 @@ def test_an_idle_queue_is_empty(verb):
 
 def test_the_overview_shows_sources_and_jobsets(verb, url):
     shown = verb("get")
-    assert shown.out.startswith(f"FC Operator at {url}")
+    assert shown.out.startswith(f"FC Operator at {url}: ")
     assert "demo/main" in shown.out
     data = verb("get", "-o", "json").data
     assert {row["name"] for row in data["jobsets"]} >= {"main", "partly"}
@@ -120,6 +120,15 @@ def test_writes_need_a_key(fc, url):
     assert "API key" in refused.err
     wrong = fc("get", FC_URL=url, FC_API_KEY="fc_wrong")
     assert wrong.code == 1
+
+
+def test_a_key_of_another_installation_is_traced_to_its_file(fc, url, tmp_path):
+    file = tmp_path / "fc" / "key"
+    file.parent.mkdir()
+    file.write_text("fc_of_another_installation\n")
+    refused = fc("get", FC_URL=url, XDG_CONFIG_HOME=str(tmp_path))
+    assert refused.code == 1
+    assert f"the key is that of {file}" in refused.err
 
 
 def test_keys_are_made_listed_and_revoked(verb, fc, url):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from fc_operator.cli import nouns
+from fc_operator.cli import get, nouns
 from fc_operator.errors import InvalidError
 
 
@@ -69,3 +69,16 @@ def test_conditions_and_errors_in_words():
     assert nouns.ready({"conditions": []}) == ("Unknown", "")
     assert nouns.evaluation_word({"status": "completed", "errors": 1}) == "completed, 1 error"
     assert nouns.evaluation_word({"status": "failed", "errors": 0}) == "failed"
+
+
+@pytest.mark.parametrize(
+    ("counts", "words"),
+    [
+        ((0, 0, 0, 0), "idle"),
+        ((14, 2, 0, 1), "builds: 2 running, 14 pending; evaluations: 1 running"),
+        ((0, 0, 3, 0), "evaluations: 3 pending"),
+    ],
+)
+def test_the_queue_in_a_line(counts, words):
+    names = ("pending_builds", "running_builds", "pending_evaluations", "running_evaluations")
+    assert get.queue_words(dict(zip(names, counts, strict=True))) == words
