@@ -85,8 +85,12 @@ def _fail_cycles(found: Mapping[str, tuple[str, ...]], problems: dict[str, str])
             needs.difference_update(free)
     for name in open_needs:
         if _reaches(name, name, open_needs):
-            others = " <-> ".join(sorted(n for n in open_needs if _reaches(n, name, open_needs)))
-            problems[name] = f"dependency cycle: {others}"
+            ring = [
+                other
+                for other in sorted(open_needs)
+                if _reaches(other, name, open_needs) and _reaches(name, other, open_needs)
+            ]
+            problems[name] = f"dependency cycle: {' <-> '.join(ring)}"
 
 
 def _reaches(start: str, goal: str, needs: Mapping[str, set[str]]) -> bool:
