@@ -172,7 +172,7 @@ async def find_jobsets(
         found[project, name] = FoundJobset(
             evaluation=evaluation["status"],
             id=evaluation["id"],
-            url=f"{client.url}{PREFIX}/evaluations/{each.evaluation}",
+            url=f"{client.url}/evaluations/{each.evaluation}",
             errors=tuple(error["job"] for error in errors),
             jobs=jobs,
         )
@@ -181,7 +181,7 @@ async def find_jobsets(
 
 async def _job(client: ApiClient, row: Mapping[str, Any], *, more: bool) -> FoundJob:
     path = f"/builds/{row['number']}"
-    url = f"{client.url}{PREFIX}{path}"
+    url = f"{client.url}{path}"
     if not more:
         return FoundJob(status=row["status"], url=url)
     build = await client.get(path)

@@ -25,6 +25,8 @@ def command(**options: Any) -> int:
 
     API, pages, hooks and logs. Stateless: run as many as you like beside each other.
     """
+    import uvloop
+
     from fc_operator.app import processes
     from fc_operator.app.server import Server
 
@@ -33,5 +35,7 @@ def command(**options: Any) -> int:
     def say() -> None:
         click.echo(f"serving {program.url}")
 
-    asyncio.run(processes.run_until_stopped(program, started=say))
+    # Only here: uvloop can't start processes as another user, and the server starts none.
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(processes.run_until_stopped(program, started=say))
     return exits.DONE

@@ -23,7 +23,7 @@ FC = [sys.executable, "-c", "from fc_operator.cli.main import main; main()"]
 def test_every_outcome_is_as_declared(demo):
     running, url = demo
     assert "all 22 outcomes are as declared" in running.text, running.text
-    assert f"{url}/api/v1/builds/" in running.text
+    assert f"{url}/builds/" in running.text
 
 
 def test_progress_is_told_in_plain_lines_where_there_is_no_terminal(demo):
