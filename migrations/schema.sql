@@ -183,7 +183,8 @@ CREATE TABLE attempts (
     cpu_ms bigint,
     log_bytes bigint DEFAULT 0 NOT NULL,
     log_lines bigint DEFAULT 0 NOT NULL,
-    log_key text
+    log_key text,
+    CONSTRAINT attempts_status_check CHECK ((status = ANY (ARRAY['succeeded'::text, 'failed'::text, 'dependency_failed'::text, 'aborted'::text, 'cancelled'::text, 'failed_with_output'::text, 'timeout'::text, 'cached_failure'::text, 'unsupported_system'::text, 'log_limit_exceeded'::text, 'nar_size_limit_exceeded'::text, 'non_deterministic'::text, 'lost'::text])))
 );
 
 CREATE TABLE audit_log (

@@ -160,7 +160,9 @@ CREATE TABLE attempts (
     started_at TIMESTAMPTZ,
     ended_at TIMESTAMPTZ,
     -- NULL while it runs; 'lost' when its lease ran out.
-    status TEXT,
+    status TEXT CHECK (status IN ('succeeded', 'failed', 'dependency_failed', 'aborted',
+        'cancelled', 'failed_with_output', 'timeout', 'cached_failure', 'unsupported_system',
+        'log_limit_exceeded', 'nar_size_limit_exceeded', 'non_deterministic', 'lost')),
     reason TEXT NOT NULL DEFAULT '',
     message TEXT,
     exit_code INTEGER,

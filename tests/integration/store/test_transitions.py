@@ -71,6 +71,18 @@ async def test_the_column_knows_the_words_of_the_model_and_no_others(database_ur
     assert set(re.findall(r"'([^']*)'", definition)) == {str(word) for word in ROWS[table][0]}
 
 
+async def test_an_attempt_ends_as_a_step_ends_or_is_lost(database_url):
+    import re
+
+    connection = await asyncpg.connect(database_url)
+    definition = await connection.fetchval(
+        "SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conname = 'attempts_status_check'"
+    )
+    await connection.close()
+    words = {str(status) for status in statuses.TERMINAL} | {"lost"}
+    assert set(re.findall(r"'([^']*)'", definition)) == words
+
+
 def test_every_status_has_its_row_in_the_table():
     for words, transitions in ROWS.values():
         assert set(transitions) == set(words)
