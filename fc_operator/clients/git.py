@@ -412,9 +412,10 @@ class Git:
 
     async def _fetch(self, mirror: Mirror, access: _Access) -> None:
         refs = [f"+{_BRANCHES}*:{_BRANCHES}*", f"+{_TAGS}*:{_TAGS}*"]
+        object_format = "sha1"
         for fresh in (False, True):
             try:
-                await self._prepare(mirror, fresh=fresh)
+                await self._prepare(mirror, fresh=fresh, object_format=object_format)
                 await self._fetch_refs(mirror, access, refs, prune=True)
             except _BrokenMirrorError as error:
                 if fresh:
@@ -422,10 +423,12 @@ class Git:
                         f"the mirror of {mirror.url} can't be made: {error}"
                     ) from error
                 _log.warning("clients.mirror_broken", url=mirror.url, error=str(error))
+                # The host speaks of its own kind of ids only once a fetch has begun.
+                object_format = "sha256" if "server sha256" in error.message else "sha1"
             else:
                 return
 
-    async def _prepare(self, mirror: Mirror, *, fresh: bool) -> None:
+    async def _prepare(self, mirror: Mirror, *, fresh: bool, object_format: str) -> None:
         if fresh:
             await asyncio.to_thread(shutil.rmtree, mirror.path, ignore_errors=True)
         if await _exists(mirror.path):
@@ -434,8 +437,8 @@ class Git:
             return
         await asyncio.to_thread(self._dir.mkdir, mode=0o700, parents=True, exist_ok=True)
         await asyncio.to_thread(shutil.rmtree, mirror.path, ignore_errors=True)
-        argv = ["init", "--quiet", "--bare", "--template=", "--", str(mirror.path)]
-        await self.run(argv, url=mirror.url)
+        options = ["--quiet", "--bare", "--template=", f"--object-format={object_format}"]
+        await self.run(["init", *options, "--", str(mirror.path)], url=mirror.url)
 
     async def _fetch_refs(
         self, mirror: Mirror, access: _Access, refs: Sequence[str], *, prune: bool = False

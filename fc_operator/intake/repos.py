@@ -45,6 +45,8 @@ _RENEW_S = 20.0
 _POLL_S = 5.0
 _AT_ONCE = 4
 _JITTER = 0.1
+_MEMORIES_MAX = 256
+"""Sources remembered; one that is forgotten is read and parsed whole at its next sync."""
 _APPLIED_AGAIN_S = 60.0
 _SETTLE_MS = 100
 """An editor writes a file in several steps; a change is looked at once this long nothing moved."""
@@ -208,8 +210,10 @@ class RepositorySyncService:
             await asyncio.gather(working, renewing, return_exceptions=True)
 
     async def _sync_once(self, source: DueSource) -> None:
-        memory = self._memories.get(source.name, Memory()).of(source)
+        memory = self._memories.pop(source.name, Memory()).of(source)
         self._memories[source.name] = memory
+        while len(self._memories) > _MEMORIES_MAX:
+            del self._memories[next(iter(self._memories))]
         loaded: Loaded | None = None
         try:
             loaded = await loads.load(source, memory, git=self._git, secrets=self._keyring.secrets)

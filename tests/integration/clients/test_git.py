@@ -7,6 +7,7 @@ import pytest
 
 from fc_operator.clients.git import Git, GitCredentials
 from fc_operator.errors import (
+    FcError,
     InvalidError,
     LimitReachedError,
     NotFoundError,
@@ -190,6 +191,29 @@ async def test_an_unreachable_host_is_unavailable(tmp_path):
         await git.ls_remote("http://127.0.0.1:1/team")
 
 
+def _make_sha256(path):
+    path.mkdir()
+    (path / "a.yaml").write_text("one")
+    who = ("-c", "user.name=a", "-c", "user.email=a@b")
+    for words in (
+        ("init", "-q", "-b", "main", "--object-format=sha256", "."),
+        ("add", "-A"),
+        (*who, "commit", "-qm", "x"),
+    ):
+        subprocess.run(["git", *words], cwd=path, check=True, capture_output=True)
+
+
+async def test_a_sha256_repository_is_mirrored_too(git, git_host):
+    _make_sha256(git_host.folder / "modern")
+    head = (await git.ls_remote(git_host.url("modern"))).branch("main")
+    assert len(head) == 64
+    for _ in range(2):
+        mirror = await git.fetch(git_host.url("modern"))
+        assert (await mirror.commit("main")).id == head
+    blobs = await mirror.blobs(head)
+    assert list((await mirror.read(blobs.values(), 10)).values()) == [b"one"]
+
+
 # Security -----------------------------------------------------------------------------------
 
 
@@ -332,3 +356,49 @@ async def test_the_mirror_refuses_ids_refs_and_folders_that_are_none(git, team):
             await mirror.blobs(head, bad)
     with pytest.raises(InvalidError):
         await git.fetch(team.url, wants=["--upload-pack=touch x"])
+
+
+OPTIONS = ["-x", "--upload-pack=touch {c}", "--exec=touch {c}", "-utouch {c}", "--config=x=!touch {c}",
+           "-c core.sshCommand=touch {c}", "-oProxyCommand=touch {c}", "--output={c}", "--", "--no-index",
+           "--template={c}", "--separate-git-dir={c}", "--receive-pack=touch {c}", "--git-dir={c}"]  # fmt: skip
+COMMANDS = ["ext::sh -c 'touch {c}'", "ext::touch% {c}", "fd::7", "$(touch {c})", "`touch {c}`", ";touch {c}",
+            "|touch {c}", "&touch {c}", "\ntouch {c}\n", "%0atouch%20{c}", "${{IFS}}touch {c}", "!touch {c}",
+            "file://{c}", "file::{c}", "transport::{c}", "{c}", "@{{u}}", "HEAD^{{/x}}", ":/touch", "a..b",
+            "main@{{1}}", "refs/heads/../../x", "\x00", "\x1b[2J", " ", "\t--upload-pack=touch {c}"]  # fmt: skip
+PREFIXES = [
+    "",
+    "http://{h}/",
+    "http://{h}/x ",
+    "git@{h}:",
+    "ssh://git@{h}/",
+    "ssh://{p}@127.0.0.1/",
+]
+
+
+async def test_s10_option_injection_300_payloads_on_every_field_and_no_canary(
+    git, git_host, team, tmp_path
+):
+    head = team.commit({"a": "1"})
+    mirror = await git.fetch(team.url)
+    canary = tmp_path / "canary"
+    payloads = [each.format(c=canary) for each in (*OPTIONS, *COMMANDS)]
+    urls = [
+        prefix.format(h=git_host.listed, p="-oX=y") + each
+        for prefix in PREFIXES
+        for each in payloads
+    ]
+    fields = [
+        *((git.ls_remote, (url,), {}) for url in urls),
+        *((mirror.commit, (each,), {}) for each in payloads),
+        *((mirror.tree, (each,), {}) for each in payloads),
+        *((mirror.blobs, (head, each), {}) for each in payloads),
+        *((mirror.read, ([each], 10), {}) for each in payloads),
+        *((git.fetch, (team.url,), {"wants": [each]}) for each in payloads),
+        *((mirror.export, (each, tmp_path / "out"), {}) for each in payloads),
+    ]
+    assert len(fields) >= 300
+    for call, arguments, options in fields:
+        with pytest.raises(FcError):
+            await call(*arguments, **options)
+    assert not canary.exists()
+    assert not (tmp_path / "out").exists()

@@ -9,7 +9,7 @@ import pytest
 
 from fc_operator.clients.git import Git, GitCredentials, read_credentials
 from fc_operator.clients.secrets import DirectorySecrets
-from fc_operator.errors import InvalidError, NotFoundError, SecretError
+from fc_operator.errors import FcError, InvalidError, SecretError
 from fc_operator.settings import GitSettings
 
 
@@ -153,7 +153,7 @@ async def test_keys_leave_no_file_behind(git, host, team, tmp_path, monkeypatch)
 
     monkeypatch.setattr(module, "_memory_dir", lambda: str(tmp_path))
     await git.fetch(host.url("team"), credentials=host.credentials())
-    with contextlib.suppress(NotFoundError):
+    with contextlib.suppress(FcError):
         await git.ls_remote(host.url("nothing"), credentials=host.credentials())
     secret = host.client_key.export_private_key().decode().splitlines()[2]
     files = [path for path in tmp_path.rglob("*") if path.is_file()]

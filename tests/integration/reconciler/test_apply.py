@@ -429,3 +429,27 @@ async def test_a_nul_in_a_text_is_a_problem_of_its_file_and_not_the_end_of_the_s
     report = await door.sync(make.project("demo"), make.project("bad", r'description: "a\0b"'))
     assert actions(report) == {"demo": "create"}
     assert "NUL" in str(report.problems[0])
+
+
+async def test_what_was_applied_by_hand_is_applied_again_without_anybody(door, make):
+    from fc_operator.model.sources import Source
+    from fc_operator.operations.manifests import reapply
+
+    async def again():
+        return await reapply(
+            door.database, Source("Apply", "key"), keyring=door.keyring, config=door.config
+        )
+
+    text = make.project("demo", "webhooks: [{forge: GitHub, secretRef: {name: hook, key: secret}}]")
+    await door.sync(text, source="key", kind="Apply", complete=False)
+    assert (await door.ready("demo", "key"))[1] == "SecretNotFound"
+    door.secret("hook", secret="v1")
+    await door.run("UPDATE projects SET repository_url = 'https://evil.example.org/x'")
+    await again()
+    assert (await door.ready("demo", "key"))[:2] == ("True", "Reconciled")
+    assert await _opened(door) == b"v1"
+    assert (await door.value("SELECT repository_url FROM projects")).endswith("demo.git")
+    before = await door.written()
+    await again()
+    assert await door.written() == before
+    assert await door.value("SELECT revision FROM managed_resources") == "r1"
