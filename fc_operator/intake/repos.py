@@ -323,12 +323,13 @@ class RepositorySyncService:
         async with self._database.session() as connection:
             names = await managed_resources.list_sources(connection, sources.APPLY)
         for name in names:
-            await manifests.reapply(
-                self._database,
-                Source(sources.APPLY, name),
-                keyring=self._keyring,
-                config=self._config,
-            )
+            with contextlib.suppress(LeaseLostError):  # somebody applies to it at this moment
+                await manifests.reapply(
+                    self._database,
+                    Source(sources.APPLY, name),
+                    keyring=self._keyring,
+                    config=self._config,
+                )
 
 
 def _rewritten(source: DueSource, loaded: Loaded | None) -> str | None:

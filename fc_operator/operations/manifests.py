@@ -84,7 +84,7 @@ async def apply(
 
     async def change(connection: Connection) -> Report:
         if still_held is not None and not await still_held(connection):
-            raise LeaseLostError(f"{source} is synced by somebody else now, or was changed")
+            raise LeaseLostError(f"{source} is synced by somebody else now, or says something else")
         return await reconciling.apply(connection, load, vault)
 
     report = await database.run(change)
@@ -105,20 +105,29 @@ async def reapply(
 ) -> Report:
     """Bring what a source once said into force again: repairs drift, finds rotated secrets and
     what has come meanwhile, for sources that nobody syncs (``Apply``).
+
+    Raises:
+        LeaseLostError: the source said something else meanwhile; nothing is written.
     """
     async with database.session() as connection:
         rows = await managed_resources.list_of_source(connection, source)
-    declarations = tuple(
-        reconciling.declaration_of(row) for row in rows if row.pruning_since is None
-    )
+    said = {(row.id, row.spec_hash, row.pruning_since) for row in rows}
+
+    async def says_the_same(connection: Connection) -> bool:
+        await managed_resources.lock(connection)
+        present = await managed_resources.list_of_source(connection, source)
+        return said == {(row.id, row.spec_hash, row.pruning_since) for row in present}
+
+    declarations = [reconciling.declaration_of(row) for row in rows if row.pruning_since is None]
     return await apply(
         database,
         source,
-        Parsed(declarations=declarations),
+        Parsed(declarations=tuple(declarations)),
         keyring=keyring,
         config=config,
         revision="",
         complete=False,
+        still_held=says_the_same,
     )
 
 

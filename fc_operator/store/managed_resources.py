@@ -7,8 +7,10 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+import asyncpg
 import orjson
 
+from fc_operator.errors import UnavailableError
 from fc_operator.model.conditions import Condition
 from fc_operator.model.problems import Problem
 from fc_operator.model.resources import Key, Resource
@@ -20,8 +22,15 @@ _sql = load("managed_resources")
 
 
 async def lock(connection: Connection) -> datetime:
-    """Wait until this transaction is the only one that reconciles; returns its time."""
-    now: datetime = await _sql.lock(connection)
+    """Wait until this transaction is the only one that reconciles; returns its time.
+
+    Raises:
+        UnavailableError: others reconcile for longer than the session waits for locks.
+    """
+    try:
+        now: datetime = await _sql.lock(connection)
+    except asyncpg.LockNotAvailableError as error:
+        raise UnavailableError("other sources are being reconciled; this one waits") from error
     return now
 
 

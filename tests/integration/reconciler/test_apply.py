@@ -453,3 +453,26 @@ async def test_what_was_applied_by_hand_is_applied_again_without_anybody(door, m
     await again()
     assert await door.written() == before
     assert await door.value("SELECT revision FROM managed_resources") == "r1"
+
+
+async def test_applying_again_never_overwrites_what_was_applied_meanwhile(door, make, monkeypatch):
+    from fc_operator.errors import LeaseLostError
+    from fc_operator.model.sources import Source
+    from fc_operator.operations import manifests
+
+    await door.sync(make.project("demo"), source="key", kind="Apply", complete=False)
+    real = manifests._read_secrets
+
+    async def meanwhile(*arguments):
+        monkeypatch.setattr(manifests, "_read_secrets", real)
+        await door.sync(
+            make.project("demo", "description: new"), source="key", kind="Apply", complete=False
+        )
+        return await real(*arguments)
+
+    monkeypatch.setattr(manifests, "_read_secrets", meanwhile)
+    with pytest.raises(LeaseLostError):
+        await manifests.reapply(
+            door.database, Source("Apply", "key"), keyring=door.keyring, config=door.config
+        )
+    assert await door.value("SELECT description FROM projects") == "new"
