@@ -63,6 +63,14 @@ async def _prepare_connection(connection: asyncpg.Connection[Any]) -> None:
     )
 
 
+async def _reset_connection(connection: asyncpg.Connection[Any]) -> None:
+    """Nothing of ours changes a session but transactions, so asyncpg's RESET ALL after every use
+    would be a statement for nothing.
+    """
+    if connection.is_in_transaction():
+        await connection.reset()
+
+
 @contextlib.contextmanager
 def reachable() -> Iterator[None]:
     """Turn the many ways in which a connection is lost into one ``UnavailableError``."""
@@ -97,6 +105,7 @@ class Database:
                 min_size=1,
                 max_size=size,
                 init=_prepare_connection,
+                reset=_reset_connection,
                 server_settings={**_SESSION, "application_name": name},
                 timeout=10,
                 command_timeout=120,

@@ -14,6 +14,7 @@ from fc_operator.store.pages import refs
 from fc_operator.store.queries import load
 
 _queries = load("pages/evaluations")
+NUMBER_MAX = 2**63 - 1
 
 
 class EvaluationRow(TypedDict):
@@ -108,21 +109,22 @@ async def list_evaluations(
     before: int | None,
     page_size: int,
 ) -> list[EvaluationRow]:
-    """Evaluations, newest first."""
-    rows: list[Any] = [
-        dict(row)
-        async for row in _queries.list_evaluations(
-            connection,
-            project=project,
-            jobset=jobset,
-            status=statuses,
-            commit_hash=commit,
-            all_projects=reader.all_projects,
-            projects=reader.projects,
-            before=before,
-            page_size=page_size,
+    """Evaluations, newest first; a ``project`` or ``jobset`` is one that the reader sees."""
+    narrowed: dict[str, Any] = {
+        "statuses": statuses,
+        "before": NUMBER_MAX if before is None else before,
+        "page_size": page_size,
+    }
+    seen = {"all_projects": reader.all_projects, "projects": reader.projects}
+    if commit is not None:
+        found = _queries.list_of_commit(
+            connection, commit_hash=commit, project=project, jobset=jobset, **seen, **narrowed
         )
-    ]
+    elif project is not None:
+        found = _queries.list_of_jobsets(connection, project=project, jobset=jobset, **narrowed)
+    else:
+        found = _queries.list_newest(connection, **seen, **narrowed)
+    rows: list[Any] = [dict(row) async for row in found]
     return rows
 
 

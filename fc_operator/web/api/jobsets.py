@@ -111,6 +111,7 @@ async def handle_evaluations(call: Call[ScopedEvaluationsQuery, Any]) -> HTTPRes
         rows = await evaluations.list_evaluations(
             connection,
             call.reader,
+            project=jobset["project_id"],
             jobset=jobset["id"],
             statuses=query.status,
             commit=query.commit,

@@ -88,6 +88,7 @@ async def handle_jobset(call: Call[Next, Any]) -> HTTPResponse:
         rows = await evaluations.list_evaluations(
             connection,
             call.reader,
+            project=jobset["project_id"],
             jobset=jobset["id"],
             before=before[0] if before else None,
             page_size=PAGE_SIZE + 1,
