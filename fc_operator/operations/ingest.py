@@ -343,7 +343,11 @@ class _Writing:
     """One batch in one transaction."""
 
     def __init__(
-        self, connection: Connection, evaluation_id: EvaluationId, session: _Session, batch: _Batch
+        self,
+        connection: Connection,
+        evaluation_id: EvaluationId,
+        session: _Session,
+        batch: _Batch,
     ) -> None:
         self._connection = connection
         self._evaluation_id = evaluation_id

@@ -126,9 +126,9 @@ CROSS JOIN LATERAL (
 WHERE b.drv_path = u.drv_path;
 
 -- name: raise_steps(step_ids, priorities, timeouts_s, max_silents_s, timeout_s, max_silent_s, jobset_id)
--- Shared steps take the most urgent priority and the longest limits of all that want them.
+-- Shared steps take the most urgent priority, the longest limits and the hungriest jobset of all.
 WITH wanted AS (
-    SELECT s.id, greatest(s.priority, u.priority) AS priority,
+    SELECT s.id, s.jobset_id, greatest(s.priority, u.priority) AS priority,
         fc_longest(s.timeout_s, u.timeout_s, :timeout_s::int) AS timeout_s,
         fc_longest(s.max_silent_s, u.max_silent_s, :max_silent_s::int) AS max_silent_s
     FROM unnest(:step_ids::bigint[], :priorities::int[], :timeouts_s::int[], :max_silents_s::int[])
@@ -137,13 +137,27 @@ WITH wanted AS (
     WHERE s.status = 'pending'
     ORDER BY s.id
     FOR NO KEY UPDATE OF s
+), used AS (
+    -- What jobsets had lately of their share; those that may not run had everything.
+    SELECT j.id, CASE WHEN j.suspended OR j.deleting_at IS NOT NULL THEN 'infinity'::float8 ELSE
+        coalesce(sum(u.seconds), 0) / j.scheduling_shares END AS used
+    FROM jobsets j
+    LEFT JOIN jobset_usage u ON u.jobset_id = j.id AND u.hour > now() - interval '24 hours'
+    WHERE j.id = :jobset_id OR j.id IN (SELECT jobset_id FROM wanted)
+    GROUP BY j.id
+), filed AS (
+    SELECT w.*, CASE WHEN mine.used < coalesce(theirs.used, 'infinity') THEN mine.id
+        ELSE coalesce(w.jobset_id, mine.id) END AS new_jobset_id
+    FROM wanted w
+    JOIN used mine ON mine.id = :jobset_id
+    LEFT JOIN used theirs ON theirs.id = w.jobset_id
 )
 UPDATE steps s
 SET priority = w.priority, timeout_s = w.timeout_s, max_silent_s = w.max_silent_s,
-    jobset_id = coalesce(s.jobset_id, :jobset_id)
-FROM wanted w
-WHERE s.id = w.id AND (s.jobset_id IS NULL OR (s.priority, s.timeout_s, s.max_silent_s)
-    IS DISTINCT FROM (w.priority, w.timeout_s, w.max_silent_s))
+    jobset_id = w.new_jobset_id
+FROM filed w
+WHERE s.id = w.id AND (s.priority, s.timeout_s, s.max_silent_s, s.jobset_id)
+    IS DISTINCT FROM (w.priority, w.timeout_s, w.max_silent_s, w.new_jobset_id)
 RETURNING s.id;
 
 -- name: raise_ready(step_ids)!

@@ -340,3 +340,20 @@ async def test_an_equal_evaluation_takes_the_rows_over(nix_engine, nix):
     Path(b).unlink()  # noqa: ASYNC240 - a test may block
     with pytest.raises(NotFoundError):
         await nix_engine.ingest.reuse(await nix_engine.evaluation(jobset), first.evaluation_id)
+
+
+async def test_h12_a_shared_step_is_filed_under_the_jobset_that_had_least(engine):
+    first, second = await engine.jobset("one"), await engine.jobset("two", scheduling_shares=300)
+    await engine.evaluate(first, [engine.told("a")])
+    await engine.sql(
+        "INSERT INTO jobset_usage VALUES ($1, now(), 100), ($2, now(), 150)", first, second
+    )
+    await engine.evaluate(
+        second, [engine.told("a", meta=JobMeta(scheduling_priority=400, timeout_s=90_000))]
+    )
+    (step,) = (await engine.steps()).values()
+    assert (step["jobset_id"], step["priority"], step["timeout_s"]) == (second, 400, 90_000)
+    (ready,) = await engine.sql("SELECT jobset_id, priority FROM ready_steps")
+    assert tuple(ready) == (second, 400)
+    await engine.evaluate(first, [engine.told("a")])
+    assert (await engine.steps())["a"]["jobset_id"] == second, "it still had less"

@@ -267,3 +267,20 @@ async def test_h07_a_chain_is_built_without_pauses(nix_engine, nix, make_dispatc
         assert await settled(fence) == {"top": "succeeded"}
     assert time.monotonic() - started_s < 15, "no poll was waited for"
     assert await nix_engine.one("SELECT count(*) FROM build_steps") == 20, "all in its history"
+
+
+async def test_what_was_found_valid_can_be_restarted_and_compared(
+    nix_engine, nix, make_dispatch, settled
+):
+    drv = nix.drv("head -c 20 /dev/urandom > $out", name="random")
+    nix.run("nix-store", "--realise", drv)
+    fence = await nix_engine.evaluate(await nix_engine.jobset(), [nix_engine.row("random", drv)])
+    (build,) = (await nix_engine.builds(fence)).values()
+    assert (build["status"], build["cached"], build["step_id"]) == ("succeeded", True, None)
+    await build_operations.restart(nix_engine.database, [build["id"]], "ada")
+    async with make_dispatch():
+        assert await settled(fence) == {"random": "non_deterministic"}
+    (build,) = (await nix_engine.builds(fence)).values()
+    assert build["step_id"]
+    assert not build["cached"]
+    assert await nix_engine.invariants() == []
