@@ -53,7 +53,8 @@ class Checkout:
     """A request, and what its commit says of itself."""
 
     request: EvaluationRequest
-    commit: CommitInfo
+    commit: asyncio.Task[CommitInfo]
+    """Still being read where the evaluator need not know it; counting commits may take long."""
 
 
 class Checkouts:
@@ -72,10 +73,19 @@ class Checkouts:
         await asyncio.to_thread(work_dir.mkdir, parents=True, exist_ok=True)
         await asyncio.to_thread(roots_dir.mkdir, parents=True, exist_ok=True)
         mirror = await self._fetch(order, order.repository_url, order.commit)
-        commit, source = await self._export(mirror, order.commit, work_dir / "source", order)
-        given = [
-            await self._argument(order, each, source, work_dir, roots_dir) for each in order.inputs
-        ]
+        commit = asyncio.create_task(mirror.commit(order.commit))
+        try:
+            source = await self._export(mirror, order.commit, work_dir / "source")
+            if order.is_flake:
+                source = await _dated(source, await commit)
+            given = [
+                await self._argument(order, each, source, work_dir, roots_dir)
+                for each in order.inputs
+            ]
+        except BaseException:
+            commit.cancel()
+            await asyncio.gather(commit, return_exceptions=True)
+            raise
         request = EvaluationRequest(
             source=source,
             expression=order.expression,
@@ -93,16 +103,9 @@ class Checkouts:
         credentials = await order.credentials_for(url)
         return await self._git.fetch(url, credentials=credentials, wants=[commit])
 
-    async def _export(
-        self, mirror: Mirror, commit: CommitId, into: Path, order: CheckoutOrder
-    ) -> tuple[CommitInfo, Tree]:
-        info, _ = await asyncio.gather(mirror.commit(commit), mirror.export(commit, into))
-        tree = Tree(path=into, revision=commit, rev_count=info.rev_count)
-        if not order.is_flake:
-            return info, tree
-        at_s = int(info.committed_at.timestamp())
-        await asyncio.to_thread(_set_times, into, at_s)
-        return info, replace(tree, last_modified=at_s)
+    async def _export(self, mirror: Mirror, commit: CommitId, into: Path) -> Tree:
+        await mirror.export(commit, into)
+        return Tree(path=into, revision=commit)
 
     async def _argument(
         self,
@@ -116,7 +119,14 @@ class Checkouts:
             commit = CommitId(given.revision or "")
             mirror = await self._fetch(order, order.input_urls[given.name], commit)
             into = work_dir / "inputs" / given.name.replace("/", "%") / "source"
-            _, tree = await self._export(mirror, commit, into, order)
+            info, tree = await asyncio.gather(
+                mirror.commit(commit), self._export(mirror, commit, into)
+            )
+            tree = (
+                await _dated(tree, info)
+                if order.is_flake
+                else replace(tree, rev_count=info.rev_count)
+            )
             stored = None if order.is_flake else await self._add(tree.path, roots_dir)
             return Argument(name=given.name, type="git", tree=tree, store_path=stored)
         if given.type == "path":
@@ -181,6 +191,13 @@ def _inside(source: Path, given: ResolvedInput) -> Path:
     if not path.exists():
         raise EvaluationError(f"input {given.name}: the checkout has no {given.value}")
     return path
+
+
+async def _dated(tree: Tree, commit: CommitInfo) -> Tree:
+    """A flake's tree: what Nix tells of its age and number is that of its commit."""
+    at_s = int(commit.committed_at.timestamp())
+    await asyncio.to_thread(_set_times, tree.path, at_s)
+    return replace(tree, rev_count=commit.rev_count, last_modified=at_s)
 
 
 def _set_times(folder: Path, at_s: int) -> None:

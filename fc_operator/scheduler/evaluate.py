@@ -94,6 +94,7 @@ class CheckService:
         """See ``Service.stop``; claims are given back, so that others need not wait for them."""
         await self._loop.stop()
         await _cancelled(self._looks)
+        await self._checks.close()
         with contextlib.suppress(UnavailableError, TimeoutError):
             async with asyncio.timeout(2):
                 await self._give_back()

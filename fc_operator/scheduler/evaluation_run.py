@@ -190,9 +190,18 @@ class Run:
             return _no_checkout(error, parts.evaluation.fetch_timeout_s)
         finally:
             self._checkout_ms = _ms_since(began_s)
-        await self._describe(checkout, key)
         self._began_s = time.monotonic()
-        return await self._stream(evaluator, checkout)
+        describing = asyncio.create_task(self._describe(checkout, key))
+        try:
+            end = await self._stream(evaluator, checkout)
+            await describing
+        except NotFoundError as error:
+            return _no_checkout(error, parts.evaluation.fetch_timeout_s)
+        finally:
+            checkout.commit.cancel()
+            describing.cancel()
+            await asyncio.gather(checkout.commit, describing, return_exceptions=True)
+        return end
 
     async def _fetch_job(self) -> Job:
         async with self._parts.database.session() as connection:
@@ -289,7 +298,7 @@ class Run:
         return found
 
     async def _describe(self, checkout: Checkout, key: str) -> None:
-        commit = checkout.commit
+        commit = await checkout.commit
         stored = {
             each.name: each.store_path
             for each in checkout.request.arguments

@@ -28,6 +28,8 @@ _log = logs.get_logger()
 _BUSY_S = 1.0
 """Until a jobset looks again whose evaluation of the same commit has to end first."""
 _ONE_AT_A_TIME_S = 5.0
+_SUDDEN = frozenset({"webhook", "request"})
+"""Reasons after which somebody waits for what comes of it."""
 
 KeyOf = Callable[[DueJobset, CommitId, Sequence[ResolvedInput]], Awaitable[str]]
 
@@ -69,6 +71,14 @@ class Checks:
         self._settings = settings
         self._key_of = key_of
         self._owner = owner
+        self._prefetches: dict[tuple[str, str, str | None], asyncio.Task[None]] = {}
+
+    async def close(self) -> None:
+        """End what still runs in the background."""
+        running = list(self._prefetches.values())
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
 
     async def look(self, jobsets: Sequence[DueJobset]) -> None:
         """Look at the sources of claimed jobsets; each is written as soon as it is known.
@@ -84,7 +94,32 @@ class Checks:
         finally:
             await remotes.close()
 
+    def _prefetch(self, jobset: DueJobset) -> None:
+        """Begin to fetch what somebody says has changed, while the host is asked where it stands:
+        the checkout then finds it in the mirror.
+        """
+        key = (jobset.repository_url, jobset.namespace, jobset.credentials_secret)
+        if jobset.reason in _SUDDEN and key not in self._prefetches:
+            task = asyncio.create_task(self._fetch(jobset), name="prefetch")
+            self._prefetches[key] = task
+            task.add_done_callback(lambda _: self._prefetches.pop(key, None))
+
+    async def _fetch(self, jobset: DueJobset) -> None:
+        try:
+            credentials = await sources.credentials_for(
+                self._secrets,
+                namespace=jobset.namespace,
+                secret=jobset.credentials_secret,
+                repository_url=jobset.repository_url,
+                url=jobset.repository_url,
+            )
+            await self._git.fetch(jobset.repository_url, credentials=credentials)
+        except FcError as error:
+            # The look itself, or the checkout, will say the same where it is seen.
+            _log.debug("triggers.prefetch_failed", url=jobset.repository_url, error=str(error))
+
     async def _look_at(self, jobset: DueJobset, remotes: Remotes) -> None:
+        self._prefetch(jobset)
         found = await self._find(jobset, remotes)
         if isinstance(found, Failed):
             await self._write_failure(jobset, found)

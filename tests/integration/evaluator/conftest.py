@@ -18,6 +18,7 @@ import pytest
 from fc_operator.clients.git import Git
 from fc_operator.clients.nix import Nix
 from fc_operator.clients.secrets import DirectorySecrets
+from fc_operator.errors import UnavailableError
 from fc_operator.evaluator.find import Evaluators
 from fc_operator.evaluator.requests import EvaluationRequest, Tree
 from fc_operator.evaluator.walker import Walker
@@ -201,12 +202,19 @@ class World:
 
     # What tests say to the database
     async def sql(self, statement, *args):
-        async with self.database.session() as connection:
-            return await connection.fetch(statement, *args)
+        for patience in range(5):
+            try:
+                async with self.database.session() as connection:
+                    return await connection.fetch(statement, *args)
+            except UnavailableError:
+                # The test that cuts sessions cuts its own ones too.
+                if patience == 4:
+                    raise
+        return None
 
     async def one(self, statement, *args):
-        async with self.database.session() as connection:
-            return await connection.fetchval(statement, *args)
+        rows = await self.sql(statement, *args)
+        return rows[0][0] if rows else None
 
     async def jobset(self, name="main", *, inputs=(), project="demo", due=True, **columns) -> UUID:
         project_id = await self.one(
