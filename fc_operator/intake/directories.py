@@ -63,6 +63,23 @@ def read(directory: Path) -> Snapshot:
     )
 
 
+def concerns_manifests(directory: Path, path: str, *, gone: bool) -> bool:
+    """Whether something that moved below a directory can have changed its manifests.
+
+    A state directory or a checkout may lie inside, where thousands of other files move.
+    """
+    relative = os.path.relpath(path, directory)
+    parts = relative.split("/")
+    if parts[-1] == "..data":
+        return True  # a mounted ConfigMap is exchanged by this link
+    if any(part.startswith(".") for part in parts):
+        return False
+    if manifests.is_manifest(relative):
+        return True
+    # A folder that came or went brings or takes its files; what is gone can only be guessed at.
+    return "." not in parts[-1] if gone else Path(path).is_dir()
+
+
 def _walk(home: Path) -> list[str]:
     if not home.is_dir():
         raise NotADirectoryError(20, "it is not a directory")

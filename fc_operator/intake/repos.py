@@ -20,7 +20,7 @@ import watchfiles
 from fc_operator.clients import git_urls
 from fc_operator.clients.git import Git
 from fc_operator.errors import FcError, LeaseLostError, NotFoundError, UnavailableError
-from fc_operator.intake import loads, outcomes
+from fc_operator.intake import directories, loads, outcomes
 from fc_operator.intake.loads import Loaded, Memory
 from fc_operator.kit import logs
 from fc_operator.kit.backoff import Backoff
@@ -292,9 +292,17 @@ class RepositorySyncService:
                 await subscription.wait(self._poll_s)
 
     async def _watch_one(self, name: str, directory: Path) -> None:
-        """Ask for a sync whenever something moved; ends if the directory can't be watched."""
+        """Ask for a sync whenever a manifest moved; ends if the directory can't be watched."""
+        home = await asyncio.to_thread(directory.resolve)
+
+        def concerns(change: watchfiles.Change, path: str) -> bool:
+            gone = change is watchfiles.Change.deleted
+            return directories.concerns_manifests(home, path, gone=gone)
+
         try:
-            async for _ in watchfiles.awatch(directory, debounce=_SETTLE_MS, step=_SETTLE_MS // 2):
+            async for _ in watchfiles.awatch(
+                home, watch_filter=concerns, debounce=_SETTLE_MS, step=_SETTLE_MS // 2
+            ):
                 await operations.request_sync(self._database, name)
         except (OSError, RuntimeError, NotFoundError, UnavailableError) as error:
             # Polling goes on, and the next look at the sources tries again.

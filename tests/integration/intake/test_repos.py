@@ -45,6 +45,61 @@ async def test_a_directory_is_in_force_at_once_and_watched(intake, folder):
     await intake.until(PROJECTS, "demo more")
 
 
+async def test_a_mounted_config_map_is_followed_when_it_is_exchanged(intake, folder):
+    for day, names in (("..1", "a"), ("..2", "ab")):
+        (folder / day).mkdir()
+        for name in names:
+            (folder / day / f"{name}.yaml").write_text(project(name))
+    (folder / "..data").symlink_to("..1")
+    for name in "ab":
+        (folder / f"{name}.yaml").symlink_to(f"..data/{name}.yaml")
+    await intake.bootstrap(folder)
+    await intake.start()
+    await intake.until(PROJECTS, "a")
+    await intake.until_ready("True", "Reconciled")
+    (folder / "..new").symlink_to("..2")
+    (folder / "..new").replace(folder / "..data")
+    await intake.until(PROJECTS, "a b")
+
+
+async def test_a_folder_that_comes_or_goes_whole_is_seen(intake, folder, tmp_path):
+    aside = tmp_path / "aside"
+    aside.mkdir()
+    (aside / "b.yaml").write_text(project("b"))
+    for name in "ac":
+        (folder / f"{name}.yaml").write_text(project(name))
+    await intake.bootstrap(folder)
+    await intake.start()
+    await intake.until(PROJECTS, "a c")
+    await intake.until_ready("True", "Reconciled")
+    aside.rename(folder / "inner")
+    await intake.until(PROJECTS, "a b c")
+    (folder / "inner").rename(tmp_path / "away")
+    await intake.until("SELECT deleting_at IS NOT NULL FROM projects WHERE name = 'b'", True)
+
+
+@pytest.mark.parametrize(
+    ("path", "gone", "expected"),
+    [
+        ("a.yaml", False, True),
+        ("deep/a.yml", True, True),
+        ("inner", True, True),
+        ("inner", False, False),
+        (".state/postgres/base/1/2", False, False),
+        (".state/x.yaml", False, False),
+        ("state/base/16384", False, False),
+        ("README.md", True, False),
+        (".git/index.lock", True, False),
+        ("..data", False, True),
+        ("a.yaml.swp", False, False),
+    ],
+)
+def test_what_moves_beside_the_manifests_wakes_nobody(tmp_path, path, gone, expected):
+    from fc_operator.intake.directories import concerns_manifests
+
+    assert concerns_manifests(tmp_path, str(tmp_path / path), gone=gone) is expected
+
+
 async def test_a_directory_that_is_not_there_yet_is_found_when_it_comes(intake, folder):
     late = folder / "late"
     await intake.bootstrap(late, interval_s=1)
