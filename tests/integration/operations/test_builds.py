@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 
 import pytest
 
 from fc_operator.errors import NotFoundError
+from fc_operator.model.evaluations import EvaluationEnd
 from fc_operator.model.ids import new_uuid
 from fc_operator.model.outcomes import Product, Retry
-from fc_operator.model.statuses import BuildStatus
+from fc_operator.model.statuses import BuildStatus, EvaluationStatus
 from fc_operator.operations import builds, steps
 from fc_operator.queue import waits
 
@@ -284,9 +286,6 @@ async def test_c02_failures_travel_through_ten_thousand_nodes(engine, worker):
     fence = await engine.evaluation(await engine.jobset())
     for at in range(0, len(rows), 2000):
         await engine.ingest.add(fence, rows[at : at + 2000], [])
-    from fc_operator.model.evaluations import EvaluationEnd
-    from fc_operator.model.statuses import EvaluationStatus
-
     await engine.ingest.finish(fence, EvaluationEnd(status=EvaluationStatus.COMPLETED))
     needs = {row.name: [drv.rsplit("-", 1)[-1][:-4] for drv in row.input_drvs] for row in rows}
     bad = {f"n{rng.randrange(10_000)}" for _ in range(3)} | {"n9000"}
@@ -332,3 +331,48 @@ async def test_h12_shares_are_kept(engine, worker):
         )
         await worker.end(name)
     assert counts["b"] == pytest.approx(150, abs=8)
+
+
+async def test_h04_ingest_ends_restarts_and_cancels_at_once_never_deadlock(engine, engine_types):
+    _, worker_type = engine_types
+    rng = random.Random(4)
+    rows = [
+        engine.told(f"j{n}", *{f"j{rng.randrange(max(0, n - 30), n)}" for _ in range(3) if n})
+        for n in range(400)
+    ]
+    fences = [await engine.evaluation(await engine.jobset(f"s{k}")) for k in range(4)]
+    ended = asyncio.Event()
+
+    async def feed(fence):
+        for at in range(0, 400, 50):
+            await engine.ingest.add(fence, rows[at : at + 50], [])
+        await engine.ingest.finish(fence, EvaluationEnd(status=EvaluationStatus.COMPLETED))
+
+    async def work(number):
+        worker = worker_type(engine, owner=f"w{number}", retry_base_s=0)
+        mine = random.Random(number)
+        while True:
+            names = await worker.claim(10)
+            if names:
+                status = mine.choice([BuildStatus.SUCCEEDED] * 9 + [BuildStatus.FAILED])
+                await worker.end(*names, status=status)
+            elif ended.is_set():
+                return
+            else:
+                await asyncio.sleep(0.01)
+
+    async def meddle():
+        for _ in range(40):
+            found = await engine.sql("SELECT id FROM builds ORDER BY random() LIMIT 5")
+            ids = [row["id"] for row in found]
+            action = rng.choice([builds.restart, builds.cancel, builds.bump])
+            await action(engine.database, ids, "ada")
+            await asyncio.sleep(0.02)
+
+    workers = [asyncio.create_task(work(n)) for n in range(3)]
+    await asyncio.gather(*map(feed, fences), meddle())
+    ended.set()
+    await asyncio.gather(*workers)
+    assert await engine.invariants() == []
+    live = "SELECT count(*) FROM builds WHERE status IN ('pending', 'running')"
+    assert await engine.one(live) == 0
