@@ -130,11 +130,12 @@ def serve_fastapi(url: str) -> None:
     import uvicorn
     from fastapi import FastAPI
 
-    from fc_operator.model.readers import PUBLIC
     from fc_operator.store.pages import builds
     from fc_operator.web import cursors
 
     pool: Any = None
+    # The rows of our statement, as rows.
+    statement = builds._queries.list_newest.sql.replace("row_to_json(r)::text AS row", "r.*")
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -150,10 +151,8 @@ def serve_fastapi(url: str) -> None:
     @app.get("/api/v1/builds")
     async def list_builds(limit: int = PAGE, cursor: str | None = None) -> dict[str, Any]:
         before = cursors.decode(cursor, tuple[int])
-        async with pool.acquire() as connection:
-            rows = await builds.list_builds(
-                connection, PUBLIC, before=before[0] if before else None, page_size=limit + 1
-            )
+        start = before[0] if before else builds.NUMBER_MAX
+        rows = [dict(row) for row in await pool.fetch(statement, start, False, [], limit + 1)]
         more = cursors.encode(rows[limit - 1]["number"]) if len(rows) > limit else None
         return {"items": rows[:limit], "next": more}
 
@@ -168,21 +167,54 @@ def serve_fastapi(url: str) -> None:
 # load ---------------------------------------------------------------------------------------
 
 
-class Client:
-    """One kept-alive connection that asks for one path after the other."""
+class Client(asyncio.Protocol):
+    """One kept-alive connection that asks, reads the whole answer and asks again until ``end``.
 
-    def __init__(self, host: str, port: int) -> None:
-        self.host, self.port = host, port
+    A protocol instead of streams, so that the load costs little beside what it measures.
+    """
 
-    async def open(self) -> None:
-        self.reader, self.writer = await asyncio.open_connection(self.host, self.port)
+    def __init__(self, paths: list[str], seed: int, end: float, latencies: list[float]) -> None:
+        self.dice, self.end, self.latencies = random.Random(seed), end, latencies
+        self.requests = [
+            f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode() for path in paths
+        ]
+        self.done = asyncio.get_running_loop().create_future()
+        self.left = -1
+        self.head = b""
 
-    async def get(self, path: str) -> bytes:
-        self.writer.write(f"GET {path} HTTP/1.1\r\nHost: {self.host}\r\n\r\n".encode())
-        head = await self.reader.readuntil(b"\r\n\r\n")
-        assert head.startswith(b"HTTP/1.1 200"), head
-        length = int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0])
-        return await self.reader.readexactly(length)
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+        self.ask()
+
+    def ask(self) -> None:
+        self.left, self.head = -1, b""
+        self.started = time.perf_counter()
+        self.transport.write(self.dice.choice(self.requests))
+
+    def data_received(self, data: bytes) -> None:
+        if self.left < 0:
+            self.head += data
+            size = self.head.find(b"\r\n\r\n")
+            if size < 0:
+                return
+            head = self.head[:size].lower()
+            assert head.startswith(b"http/1.1 200"), head
+            length = int(head.split(b"content-length:")[1].split(b"\r\n")[0])
+            self.left = length - (len(self.head) - size - 4)
+        else:
+            self.left -= len(data)
+        if self.left == 0:
+            self.latencies.append(time.perf_counter() - self.started)
+            if time.perf_counter() < self.end:
+                self.ask()
+            else:
+                self.transport.close()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if error is None:
+            self.done.set_result(None)
+        else:
+            self.done.set_exception(error)
 
 
 async def measure(url: str, paths: list[str], seconds: float, connections: int) -> dict[str, Any]:
@@ -192,19 +224,17 @@ async def measure(url: str, paths: list[str], seconds: float, connections: int) 
     parts = urlsplit(url)
     latencies: list[float] = []
     loop = asyncio.get_running_loop()
-    end = loop.time() + seconds
-
-    async def ask(dice: random.Random) -> None:
-        client = Client(str(parts.hostname), int(parts.port or 80))
-        await client.open()
-        while loop.time() < end:
-            started = time.perf_counter()
-            await client.get(dice.choice(paths))
-            latencies.append(time.perf_counter() - started)
-        client.writer.close()
 
     started = time.perf_counter()
-    await asyncio.gather(*(ask(random.Random(seed)) for seed in range(connections)))
+    end = started + seconds
+
+    async def connect(seed: int) -> None:
+        _, client = await loop.create_connection(
+            lambda: Client(paths, seed, end, latencies), str(parts.hostname), parts.port
+        )
+        await client.done
+
+    await asyncio.gather(*(connect(seed) for seed in range(connections)))
     took = time.perf_counter() - started
     latencies.sort()
     return {

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, TypedDict, cast
+from typing import Any, NewType, TypedDict, cast
 from uuid import UUID
+
+import orjson
 
 from fc_operator.errors import NotFoundError
 from fc_operator.model.readers import Reader
@@ -19,6 +21,10 @@ from fc_operator.store.queries import load
 
 _queries = load("pages/builds")
 NUMBER_MAX = 2**63 - 1
+
+
+JsonRow = NewType("JsonRow", str)
+"""A ``BuildRow`` as JSON, made by PostgreSQL."""
 
 
 class BuildRow(TypedDict):
@@ -205,7 +211,7 @@ async def list_builds(
     jobset: UUID | None = None,
     before: int | None,
     page_size: int,
-) -> list[BuildRow]:
+) -> list[JsonRow]:
     """Builds by number, newest first; ``project`` and ``jobset`` only together with ``job``."""
     seen = {
         "all_projects": reader.all_projects,
@@ -229,7 +235,7 @@ async def list_builds(
         rows = _queries.list_of_system(connection, system=system, **seen)
     else:
         rows = _queries.list_newest(connection, **seen)
-    return await _dicts(rows)
+    return await _texts(rows)
 
 
 async def list_of_evaluation(
@@ -241,9 +247,9 @@ async def list_of_evaluation(
     job: str | None = None,
     after: str | None,
     page_size: int,
-) -> list[BuildRow]:
+) -> list[JsonRow]:
     """Builds of one evaluation by job name."""
-    return await _dicts(
+    return await _texts(
         _queries.list_of_evaluation(
             connection,
             evaluation_id=evaluation_id,
@@ -265,10 +271,10 @@ async def list_of_jobsets(
     system: str | None = None,
     after: tuple[int, str] | None,
     page_size: int,
-) -> list[BuildRow]:
+) -> list[JsonRow]:
     """Builds of a project or jobset: newest evaluation first, in it by job name."""
     before_evaluation, after_job = after or (NUMBER_MAX, "")
-    return await _dicts(
+    return await _texts(
         _queries.list_of_jobsets(
             connection,
             project=project,
@@ -436,6 +442,15 @@ async def fetch_newest_ended(
         projects=reader.projects,
     )
     return None if row is None else (row["number"], row["status"])
+
+
+def read(row: JsonRow) -> BuildRow:
+    """A row of a list, for who needs more than its text."""
+    return cast("BuildRow", orjson.loads(row))
+
+
+async def _texts(rows: Any) -> list[JsonRow]:
+    return [row["row"] async for row in rows]
 
 
 async def _dicts(rows: Any) -> list[Any]:

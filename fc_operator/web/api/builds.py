@@ -100,7 +100,7 @@ async def handle_list(call: Call[BuildsQuery, Any]) -> HTTPResponse:
                 after=cursors.decode(query.cursor, tuple[int, str]),
                 page_size=page_size,
             )
-            return answers.page(
+            return answers.page_of_texts(
                 call, rows, query.limit, lambda row: (row["evaluation"], row["job_name"])
             )
         before = cursors.decode(query.cursor, tuple[int])
@@ -115,7 +115,7 @@ async def handle_list(call: Call[BuildsQuery, Any]) -> HTTPResponse:
             before=before[0] if before else None,
             page_size=page_size,
         )
-    return answers.page(call, rows, query.limit, lambda row: (row["number"],))
+    return answers.page_of_texts(call, rows, query.limit, lambda row: (row["number"],))
 
 
 async def _list_of_evaluation(connection: Connection, call: Call[BuildsQuery, Any]) -> HTTPResponse:
@@ -134,7 +134,7 @@ async def _list_of_evaluation(connection: Connection, call: Call[BuildsQuery, An
         after=after[0] if after else None,
         page_size=query.limit + 1,
     )
-    return answers.page(call, rows, query.limit, lambda row: (row["job_name"],))
+    return answers.page_of_texts(call, rows, query.limit, lambda row: (row["job_name"],))
 
 
 async def handle_one(call: Call[Any, Any]) -> HTTPResponse:

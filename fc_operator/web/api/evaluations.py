@@ -115,7 +115,7 @@ async def handle_builds(call: Call[EvaluationBuildsQuery, Any]) -> HTTPResponse:
             after=after[0] if after else None,
             page_size=query.limit + 1,
         )
-    return answers.page(call, rows, query.limit, lambda row: (row["job_name"],))
+    return answers.page_of_texts(call, rows, query.limit, lambda row: (row["job_name"],))
 
 
 async def handle_errors(call: Call[Page, Any]) -> HTTPResponse:

@@ -147,7 +147,9 @@ async def handle_builds(call: Call[ScopedBuildsQuery, Any]) -> HTTPResponse:
             after=cursors.decode(query.cursor, tuple[int, str]),
             page_size=query.limit + 1,
         )
-    return answers.page(call, rows, query.limit, lambda row: (row["evaluation"], row["job_name"]))
+    return answers.page_of_texts(
+        call, rows, query.limit, lambda row: (row["evaluation"], row["job_name"])
+    )
 
 
 async def handle_evaluate(call: Call[Any, Evaluate]) -> HTTPResponse:

@@ -58,7 +58,9 @@ async def handle_builds(call: Call[ScopedBuildsQuery, Any]) -> HTTPResponse:
             after=after,
             page_size=query.limit + 1,
         )
-    return answers.page(call, rows, query.limit, lambda row: (row["evaluation"], row["job_name"]))
+    return answers.page_of_texts(
+        call, rows, query.limit, lambda row: (row["evaluation"], row["job_name"])
+    )
 
 
 ROUTES = (

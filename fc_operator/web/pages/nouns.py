@@ -108,13 +108,14 @@ async def handle_evaluation(call: Call[EvaluationQuery, Any]) -> HTTPResponse:
         errors = await evaluations.list_errors(
             connection, found["id"], after=-1, page_size=PAGE_SIZE
         )
-        rows = await builds.list_of_evaluation(
+        texts = await builds.list_of_evaluation(
             connection,
             found["id"],
             statuses=None if query.status is None else [query.status],
             after=after[0] if after else None,
             page_size=2 * PAGE_SIZE + 1,
         )
+    rows = [builds.read(text) for text in texts]
     shown, more = _cut(rows, lambda row: (row["job_name"],), 2 * PAGE_SIZE)
     return rendering.page(
         call,
@@ -170,7 +171,7 @@ async def handle_job(call: Call[Next, Any]) -> HTTPResponse:
         jobset = await jobsets.fetch(
             connection, call.reader, call.path["project"], call.path["jobset"]
         )
-        rows = await builds.list_builds(
+        texts = await builds.list_builds(
             connection,
             call.reader,
             job=call.path["job"],
@@ -179,6 +180,7 @@ async def handle_job(call: Call[Next, Any]) -> HTTPResponse:
             before=before[0] if before else None,
             page_size=PAGE_SIZE + 1,
         )
+    rows = [builds.read(text) for text in texts]
     shown, more = _cut(rows, lambda row: (row["number"],))
     return rendering.page(
         call, "job.html", jobset=jobset, job=call.path["job"], builds=shown, more=more

@@ -110,11 +110,12 @@ def ago(at: datetime | str | None) -> str:
     return f"{_amount(seconds)} ago" if seconds > 0 else f"in {_amount(-seconds)}"
 
 
-def duration(start: datetime | None, end: datetime | None) -> str:
+def duration(start: datetime | str | None, end: datetime | str | None) -> str:
     """How long something took, or takes so far."""
-    if start is None:
+    first, last = _moment(start), _moment(end)
+    if first is None:
         return NOTHING
-    return _amount(max(0.0, ((end or datetime.now(UTC)) - start).total_seconds()))
+    return _amount(max(0.0, ((last or datetime.now(UTC)) - first).total_seconds()))
 
 
 def _amount(seconds: float) -> str:
