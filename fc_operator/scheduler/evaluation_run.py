@@ -41,7 +41,7 @@ from fc_operator.settings import EvaluationSettings, NixSettings
 from fc_operator.store import evaluations
 from fc_operator.store.database import Database
 from fc_operator.store.evaluations import Claim, Job
-from fc_operator.triggers import inputs, sources
+from fc_operator.triggers import decisions, inputs, sources
 
 _log = logs.get_logger()
 T = TypeVar("T")
@@ -160,7 +160,7 @@ class Run:
         if self._claim.attempt > ATTEMPTS_MAX:
             return _failed(
                 "internal",
-                "Quarantined",
+                decisions.QUARANTINED,
                 f"the process that evaluated it was lost {ATTEMPTS_MAX} times",
             )
         try:

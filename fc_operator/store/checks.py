@@ -63,6 +63,7 @@ class LastEvaluation:
 
     id: EvaluationId
     status: EvaluationStatus
+    reason: str
     error_kind: str | None
     key: str | None
     commit: CommitId
@@ -167,6 +168,7 @@ async def fetch_last(connection: Connection, jobset_id: JobsetId) -> LastEvaluat
     return LastEvaluation(
         id=EvaluationId(row["id"]),
         status=EvaluationStatus(row["status"]),
+        reason=row["status_reason"],
         error_kind=row["error_kind"],
         key=row["inputs_hash"],
         commit=CommitId(row["commit_hash"]),

@@ -13,6 +13,8 @@ from fc_operator.store.checks import DueJobset, LastEvaluation
 _LIVE = frozenset({EvaluationStatus.PENDING, EvaluationStatus.RUNNING})
 PASSING = frozenset({"fetch", "internal"})
 """Kinds of failure that are no fault of the source: another try may end well."""
+QUARANTINED = "Quarantined"
+"""The reason of an evaluation whose holders were lost again and again."""
 _AFTER_ERROR = Backoff(base_s=15, factor=2, cap_s=1800)
 _WAITING_S_MAX = 60.0
 
@@ -46,10 +48,19 @@ def decide(
         last.key != key
         or (is_asked and jobset.requested_force)
         or (is_asked and last.status not in {*_LIVE, EvaluationStatus.COMPLETED})
-        or (last.status is EvaluationStatus.FAILED and last.error_kind in PASSING)
+        or _may_pass(last)
         or (jobset.state == JobsetState.ONE_SHOT and last.status not in _LIVE)
     )
     return Verdict(evaluate=again, trigger=trigger)
+
+
+def _may_pass(last: LastEvaluation) -> bool:
+    # What its holders did not survive would only cost more of them.
+    return (
+        last.status is EvaluationStatus.FAILED
+        and last.error_kind in PASSING
+        and last.reason != QUARANTINED
+    )
 
 
 def next_look_s(

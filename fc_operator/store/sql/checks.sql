@@ -68,7 +68,7 @@ FOR UPDATE;
 
 -- name: fetch_last(jobset_id)^
 -- The newest evaluation of a jobset's own branch.
-SELECT e.id, e.status, e.error_kind, e.inputs_hash, e.commit_hash
+SELECT e.id, e.status, e.status_reason, e.error_kind, e.inputs_hash, e.commit_hash
 FROM evaluations e
 WHERE e.jobset_id = :jobset_id AND e.pr_number IS NULL
 ORDER BY e.number DESC

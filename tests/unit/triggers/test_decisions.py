@@ -17,7 +17,9 @@ JOBSET = DueJobset(
     state="enabled", check_interval_s=300, reason="interval", requested_commit=None,
     requested_force=False, failures=0, only_build_latest=False,
 )  # fmt: skip
-LAST = LastEvaluation(id="e", status=S.COMPLETED, error_kind=None, key="k", commit=COMMIT)
+LAST = LastEvaluation(
+    id="e", status=S.COMPLETED, reason="", error_kind=None, key="k", commit=COMMIT
+)
 
 
 @pytest.mark.parametrize(
@@ -32,6 +34,7 @@ LAST = LastEvaluation(id="e", status=S.COMPLETED, error_kind=None, key="k", comm
         ({}, {"status": S.FAILED, "error_kind": "evaluation"}, "k", False),
         ({}, {"status": S.FAILED, "error_kind": "fetch"}, "k", True),
         ({}, {"status": S.FAILED, "error_kind": "internal"}, "k", True),
+        ({}, {"status": S.FAILED, "error_kind": "internal", "reason": "Quarantined"}, "k", False),
         ({"reason": "request"}, {}, "k", False),
         ({"reason": "request", "requested_force": True}, {}, "k", True),
         ({"reason": "request"}, {"status": S.FAILED, "error_kind": "evaluation"}, "k", True),
