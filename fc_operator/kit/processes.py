@@ -65,11 +65,15 @@ class _Protocol(asyncio.subprocess.SubprocessStreamProtocol):
     def __init__(self, limit: int, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(limit=limit, loop=loop)
         self.ended = asyncio.Event()
+        self.read_out = asyncio.Event()
+        """Both pipes have come to their end."""
+        self._open: set[int] = set()
         self._timers = loop
         self._child: Any = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._child = transport
+        self._open = {number for number in (1, 2) if self._child.get_pipe_transport(number)}
         super().connection_made(transport)
 
     def process_exited(self) -> None:
@@ -78,6 +82,12 @@ class _Protocol(asyncio.subprocess.SubprocessStreamProtocol):
         self.ended.set()
         self._timers.call_later(_PIPE_GRACE_S, self._close_when_read)
         super().process_exited()
+
+    def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:
+        super().pipe_connection_lost(fd, exc)
+        self._open.discard(fd)
+        if not self._open:
+            self.read_out.set()
 
     def close(self) -> None:
         """Close all pipes; what was read from them before can still be had."""
@@ -137,13 +147,22 @@ class Process:
             os.killpg(self.inner.pid, sig)
 
     async def stop(self, why: str, grace_s: float = _TERM_GRACE_S) -> int:
-        """SIGTERM the group, SIGKILL what is left after ``grace_s``; returns the exit code."""
+        """SIGTERM the group, SIGKILL what is left after ``grace_s``; returns the exit code.
+
+        Its pipes are at their end then too, so that the event loop may be closed next.
+        """
         self.kill(why, signal.SIGTERM)
-        with contextlib.suppress(TimeoutError):
+        try:
             async with asyncio.timeout(grace_s):
-                return await self.wait()
-        self.kill(why)
-        return await self.wait()
+                code = await self.wait()
+        except TimeoutError:
+            self.kill(why)
+            code = await self.wait()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_PIPE_GRACE_S):
+                await self._protocol.read_out.wait()
+        self.close()
+        return code
 
     async def wait(self) -> int:
         """Wait for the leader; returns its exit code. What is left of its group ends with it."""

@@ -89,6 +89,15 @@ async def test_all_that_a_slow_reader_has_not_read_yet_is_kept():
     assert len(await process.inner.stdout.read()) == 3_000_000
 
 
+async def test_what_was_said_last_is_read_after_stop():
+    script = "trap 'for i in 1 2 3; do echo $i; done; exit 7' TERM; echo up; sleep 100 & wait"
+    process = await processes.start(["bash", "-c", script], env=ENV)
+    lines = process.lines()
+    assert await anext(lines) == b"up"
+    assert await process.stop("the test says so") == 7
+    assert [line async for line in lines] == [b"1", b"2", b"3"]
+
+
 async def test_nothing_is_signalled_after_the_end():
     process = await processes.start(["true"], env=ENV)
     assert await process.wait() == 0
