@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from fc_operator.clients import git as git_clients
@@ -17,6 +17,7 @@ from fc_operator.clients.git import Git, Mirror
 from fc_operator.clients.secrets import Secrets
 from fc_operator.errors import InvalidError, NotFoundError
 from fc_operator.intake import directories
+from fc_operator.model.desired import Declaration
 from fc_operator.model.ids import CommitId
 from fc_operator.spec import manifests
 from fc_operator.spec.manifests import Parsed, ParsedFile
@@ -39,6 +40,9 @@ class Loaded:
     parsed: Parsed
     rewritten_from: str | None = None
     """The revision in force before, if the branch no longer contains it."""
+    news: tuple[Declaration, ...] = ()
+    """The few declarations among many that are new or other than last time; empty when they are
+    not few. They can come into force at once, before all others are compared with their rows."""
 
 
 @dataclass(slots=True)
@@ -67,8 +71,24 @@ async def load(source: DueSource, memory: Memory, *, git: Git, secrets: Secrets)
         loaded = await _load_directory(source, memory)
     else:
         loaded = await _load_git(source, memory, git=git, secrets=secrets)
-    memory.loaded = loaded
-    return loaded
+    before, memory.loaded = memory.loaded, loaded
+    if before is None or before.parsed is loaded.parsed:
+        return loaded
+    return replace(loaded, news=_news(before.parsed.declarations, loaded.parsed.declarations))
+
+
+def _news(before: Sequence[Declaration], now: Sequence[Declaration]) -> tuple[Declaration, ...]:
+    if len(now) < _MANY:
+        return ()
+    known = {(each.kind, each.namespace, each.name): each for each in before}
+    news = []
+    for each in now:
+        old = known.get((each.kind, each.namespace, each.name))
+        if old is not each and (
+            old is None or old.spec_hash != each.spec_hash or old.requested_at != each.requested_at
+        ):
+            news.append(each)
+    return tuple(news) if len(news) * 10 < len(now) else ()
 
 
 async def _load_directory(source: DueSource, memory: Memory) -> Loaded:

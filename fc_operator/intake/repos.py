@@ -32,6 +32,7 @@ from fc_operator.operations import sources as operations
 from fc_operator.operations.manifests import Keyring
 from fc_operator.reconciler.plans import Report
 from fc_operator.settings import ConfigSettings
+from fc_operator.spec.manifests import Parsed
 from fc_operator.store import config_repositories, managed_resources
 from fc_operator.store.config_repositories import DueSource
 from fc_operator.store.database import Connection, Database, notify, owner_id
@@ -226,17 +227,27 @@ class RepositorySyncService:
             await self._finish(source, outcomes.of_report(report), loaded=loaded)
 
     async def _apply(self, source: DueSource, loaded: Loaded) -> Report:
+        if loaded.news:
+            # What somebody just changed is in force before thousands of others are looked at.
+            await self._bring_into_force(
+                source, loaded, Parsed(declarations=loaded.news), whole=False
+            )
+        return await self._bring_into_force(source, loaded, loaded.parsed, whole=True)
+
+    async def _bring_into_force(
+        self, source: DueSource, loaded: Loaded, parsed: Parsed, *, whole: bool
+    ) -> Report:
         async def still_held(connection: Connection) -> bool:
             return await config_repositories.is_held(connection, source, owner=self._owner)
 
         return await manifests.apply(
             self._database,
             Source(sources.CONFIG_REPOSITORY, source.name),
-            loaded.parsed,
+            parsed,
             keyring=self._keyring,
             config=self._config,
             revision=loaded.revision,
-            complete=True,
+            complete=whole,
             prune=source.prune,
             confirm=source.prune_confirmed_revision == loaded.revision,
             still_held=still_held,

@@ -187,6 +187,40 @@ async def test_commit_then_tree_then_blobs_and_only_what_changed_is_parsed(
     assert await intake.value("SELECT path FROM managed_resources WHERE name = 'a'") == "moved.yaml"
 
 
+async def test_one_change_among_many_is_in_force_before_all_are_compared(intake, team, monkeypatch):
+    from fc_operator.intake import loads
+    from fc_operator.operations import manifests
+
+    monkeypatch.setattr(loads, "_MANY", 20)
+    applied, real = [], manifests.apply
+
+    async def noted(database, source, parsed, **options):
+        report = await real(database, source, parsed, **options)
+        applied.append((options["complete"], report.counts))
+        return report
+
+    monkeypatch.setattr(manifests, "apply", noted)
+    files = {f"{nr}.yaml": project(f"p{nr}") for nr in range(30)}
+    team.commit(files)
+    await intake.bootstrap(team.url)
+    await intake.start()
+    await intake.until_ready("True", "Reconciled")
+    head = team.commit(
+        {
+            "3.yaml": project("p3", ", description: new"),
+            "new.yaml": jobset("j", "p4"),
+            "9.yaml": None,
+        }
+    )
+    await intake.sync()
+    await intake.until(REVISION, head)
+    assert applied == [
+        (True, {"create": 30}),
+        (False, {"create": 1, "update": 1}),
+        (True, {"unchanged": 30, "prune": 1}),
+    ]
+
+
 async def test_an_unchanged_git_source_writes_nothing_but_its_lease(intake, team):
     team.commit({"a.yaml": project("a", ", members: [{user: ada}]"), "b.yaml": jobset("b", "a")})
     await intake.bootstrap(team.url)
