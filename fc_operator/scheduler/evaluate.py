@@ -40,6 +40,8 @@ from fc_operator.triggers.checks import Checks
 
 _log = logs.get_logger()
 
+_DUE_S_MIN = 0.01
+"""Clocks differ a little: ask again after this, not at once."""
 _CHECK_LEASE_S = 180.0
 """Longer than any host may take to answer; a look is not renewed."""
 _CHECKS_MOST = 200
@@ -107,7 +109,13 @@ class CheckService:
             while True:
                 while await self._look():
                     pass
-                await wakes.wait(self._poll_s)
+                await wakes.wait(await self._until_next_s())
+
+    async def _until_next_s(self) -> float:
+        """How long nothing is due, at most the poll that makes up for lost wake-ups."""
+        async with self._database.session() as connection:
+            next_s = await checks.next_due_in_s(connection)
+        return self._poll_s if next_s is None else min(self._poll_s, max(next_s, _DUE_S_MIN))
 
     async def _give_back(self) -> None:
         async with self._database.transaction() as connection:

@@ -91,6 +91,12 @@ class BuildInput:
     store_path: StorePath | None
 
 
+async def next_due_in_s(connection: Connection) -> float | None:
+    """Seconds until the next look at a source is due; None when none is."""
+    seconds: float | None = await _sql.next_due_in_s(connection)
+    return seconds
+
+
 async def claim_due(
     connection: Connection, owner: Owner, *, lease_s: float, most: int
 ) -> list[DueJobset]:

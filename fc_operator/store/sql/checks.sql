@@ -31,6 +31,12 @@ RETURNING j.id, j.project_id, p.name AS project, j.name, p.namespace, p.reposito
     j.allow_import_from_derivation, j.state, j.check_interval, j.check_reason,
     j.requested_commit, j.requested_force, j.check_failures, j.generation, j.only_build_latest;
 
+-- name: next_due_in_s()$
+-- Seconds until the next look is due, if any is; what waits for its builds is told by them.
+SELECT extract(epoch FROM min(next_check_at) - now())::float8
+FROM jobsets
+WHERE next_check_at > now() AND state <> 'disabled' AND NOT suspended AND deleting_at IS NULL;
+
 -- name: list_inputs(jobset_ids)
 -- Declared inputs of jobsets.
 SELECT i.jobset_id, i.name, i.input_type, i.value

@@ -729,3 +729,22 @@ async def test_a_git_host_that_is_gone_at_the_checkout_is_tried_again(world):
 
 def below_us(name):
     return [p for p in psutil.Process().children(recursive=True) if p.name() == name]
+
+
+async def test_a_look_that_is_due_does_not_wait_for_the_next_poll(world):
+    """An interval shorter than ``queue.poll_s`` is kept: the loop sleeps until something is due."""
+    world.queue = replace(world.queue, poll_s=60)
+    world.release('{ a = drv "a"; }')
+    jobset = await world.jobset(check_interval=1)
+    await world.start(world.checks())
+    looked = "SELECT last_checked_at FROM jobsets WHERE id = $1"
+
+    async def first():
+        return await world.one(looked, jobset)
+
+    first_at = await world.until(first)
+
+    async def again():
+        return await world.one(looked, jobset) != first_at
+
+    await world.until(again, seconds=10)
