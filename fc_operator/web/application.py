@@ -55,7 +55,6 @@ def build(web: Context, routes: Iterable[Route], measures: Measures) -> Sanic[An
             route.path,
             methods=methods,
             name=_name(route),
-            unquote=True,
         )
     app.error_handler.add(Exception, _Unrouted(measures))
     return app

@@ -10,7 +10,7 @@ import typing
 from collections.abc import Mapping
 from functools import cache
 from typing import Any, TypeVar
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, unquote
 
 import msgspec
 from sanic import Request
@@ -63,14 +63,18 @@ def parse_body(request: Request, form: type[T]) -> T:
 
 
 def parse_path(path: Mapping[str, Any]) -> dict[str, str]:
-    """The varying parts of a path.
+    """The varying parts of a path, decoded once.
 
     Raises:
         InvalidError: a part can't be a name.
     """
-    for name, value in path.items():
+    try:
+        parts = {name: unquote(value, errors="strict") for name, value in path.items()}
+    except UnicodeDecodeError as error:
+        raise InvalidError("the path is no UTF-8") from error
+    for name, value in parts.items():
         check_text(name, value)
-    return dict(path)
+    return parts
 
 
 def check_text(name: str, value: str) -> None:

@@ -120,8 +120,10 @@ async def list_evaluations(
         found = _queries.list_of_commit(
             connection, commit_hash=commit, project=project, jobset=jobset, **seen, **narrowed
         )
+    elif jobset is not None:
+        found = _queries.list_of_jobset(connection, jobset=jobset, **narrowed)
     elif project is not None:
-        found = _queries.list_of_jobsets(connection, project=project, jobset=jobset, **narrowed)
+        found = _queries.list_of_project(connection, project=project, **narrowed)
     else:
         found = _queries.list_newest(connection, **seen, **narrowed)
     rows: list[Any] = [dict(row) async for row in found]
