@@ -34,7 +34,7 @@ from fc_operator.store import checks, evaluations, listener
 from fc_operator.store.checks import DueJobset
 from fc_operator.store.database import Connection, Database, notify, owner_id
 from fc_operator.store.evaluations import Claim
-from fc_operator.store.listener import Listener
+from fc_operator.store.listener import Listener, Subscription
 from fc_operator.triggers import decisions
 from fc_operator.triggers.checks import Checks
 
@@ -107,7 +107,7 @@ class CheckService:
         await self._give_back()
         with self._listener.subscribe(listener.JOBSETS) as wakes:
             while True:
-                while await self._look():
+                while await self._look(wakes):
                     pass
                 await wakes.wait(await self._until_next_s())
 
@@ -121,8 +121,11 @@ class CheckService:
         async with self._database.transaction() as connection:
             await checks.give_back(connection, self._owner)
 
-    async def _look(self) -> bool:
-        """Claim what is due and look at it in the background; whether there was anything."""
+    async def _look(self, wakes: Subscription) -> bool:
+        """Claim what is due and look at it in the background; whether there was anything.
+
+        Each look that ends wakes: it tells when the next one is due.
+        """
         async with self._database.transaction() as connection:
             due = await checks.claim_due(
                 connection, self._owner, lease_s=_CHECK_LEASE_S, most=_CHECKS_MOST
@@ -135,6 +138,7 @@ class CheckService:
             task = asyncio.create_task(self._look_at(group), name="check")
             self._looks.add(task)
             task.add_done_callback(self._looks.discard)
+            task.add_done_callback(lambda _: wakes.wake())
         return bool(due)
 
     async def _look_at(self, jobsets: Sequence[DueJobset]) -> None:

@@ -51,7 +51,8 @@ class Subscription:
         self._event = asyncio.Event()
         self._payloads: set[str] = set()
 
-    def _wake(self, payload: str) -> None:
+    def wake(self, payload: str = "") -> None:
+        """Let whoever waits go on, as a notification does."""
         if len(self._payloads) < 1_000:
             self._payloads.add(payload)
         else:
@@ -120,12 +121,12 @@ class Listener:
 
     def _on_notify(self, _connection: Any, _pid: int, channel: str, payload: Any) -> None:
         for subscription in tuple(self._subscriptions[channel]):
-            subscription._wake(str(payload))  # noqa: SLF001 - the two are one mechanism
+            subscription.wake(str(payload))
 
     def _wake_all(self) -> None:
         for subscriptions in self._subscriptions.values():
             for subscription in tuple(subscriptions):
-                subscription._wake("")  # noqa: SLF001 - as above
+                subscription.wake()
 
     async def _run(self) -> None:
         backoff, tries = Backoff(base_s=0.2, cap_s=5), 0
