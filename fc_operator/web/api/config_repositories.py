@@ -8,7 +8,6 @@ import msgspec
 from sanic import HTTPResponse
 
 from fc_operator.access.authorization import Action
-from fc_operator.operations import sources
 from fc_operator.store.pages import config_repositories
 from fc_operator.web import answers, cursors
 from fc_operator.web.routes import Answer, Call, Page, get, post
@@ -46,12 +45,15 @@ async def handle_one(call: Call[Any, Any]) -> HTTPResponse:
 
 async def handle_sync(call: Call[Any, Sync]) -> HTTPResponse:
     """Sync a config repository now; allow what its guard holds back, where that is said."""
+    # Brings the reconciler and all that it knows of manifests; a server need not have it to start.
+    from fc_operator.operations import sources
+
     async with call.web.database.session() as connection:
         found = await config_repositories.fetch(connection, call.path["repository"])
     if call.body.confirm is None:
         await sources.request_sync(call.web.database, found["name"])
     else:
-        await sources.confirm_prune(call.web.database, found["name"], call.body.confirm)
+        await sources.confirm(call.web.database, found["name"], call.body.confirm)
     return answers.json(call, {"name": found["name"]}, status=202)
 
 

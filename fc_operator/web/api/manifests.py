@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 from sanic import HTTPResponse
@@ -18,11 +18,13 @@ from fc_operator.errors import ForbiddenError
 from fc_operator.model import desired, sources
 from fc_operator.model.sources import Source
 from fc_operator.model.statuses import Role
-from fc_operator.operations import manifests
-from fc_operator.operations.manifests import Keyring
-from fc_operator.spec.manifests import Parsed
 from fc_operator.web import answers
 from fc_operator.web.routes import Answer, Call, post
+
+if TYPE_CHECKING:
+    # These bring the reconciler and the rules of manifests; a server need not have them to start.
+    from fc_operator.operations.manifests import Keyring
+    from fc_operator.spec.manifests import Parsed
 
 Files = Annotated[dict[str, str], msgspec.Meta(max_length=5_000)]
 _OPEN_KINDS = frozenset({desired.PROJECT, desired.JOBSET})
@@ -88,6 +90,8 @@ async def handle_validate(call: Call[Any, ManifestFiles]) -> HTTPResponse:
 
 async def handle_plan(call: Call[Any, PlannedFiles]) -> HTTPResponse:
     """Say what manifests would change; nothing is written."""
+    from fc_operator.operations import manifests
+
     body = call.body
     report = await manifests.plan(
         call.web.database,
@@ -105,6 +109,8 @@ async def handle_plan(call: Call[Any, PlannedFiles]) -> HTTPResponse:
 
 async def handle_apply(call: Call[Any, PlannedFiles]) -> HTTPResponse:
     """Bring manifests into force, in one transaction."""
+    from fc_operator.operations import manifests
+
     body = call.body
     parsed = await _parse(body.manifests)
     _check_kinds(call, parsed)
@@ -151,6 +157,8 @@ def _source(call: Call[Any, Any]) -> Source:
 
 
 def _keyring(call: Call[Any, Any]) -> Keyring:
+    from fc_operator.operations.manifests import Keyring
+
     return Keyring(call.web.secrets, call.web.cipher)
 
 
