@@ -39,7 +39,7 @@ bench-%: $(VENV)/.ready-dev nix ## One bench: ingest, reconcile, wake, page or f
 	$(BIN)/python benchmarks/$*.py $(ARGS)
 
 schema: $(VENV)/.ready-dev ## Write migrations/schema.sql anew from the migrations
-	$(BIN)/python -m tests.integration.store.schema_picture
+	$(BIN)/python -m fc_operator.store.picture
 
 lock: ## Write the requirements files anew, with hashes and without any index address
 	$(PYTHON) -m venv $(VENV)-lock

@@ -53,6 +53,10 @@ class ConfigSettings:
     """Name of the secret that opens a git source; empty: none is needed."""
     interval_s: int = 60
     """Seconds between looks at a git source without a webhook; a directory is watched besides."""
+    force_push: str = "Hold"
+    """What a rewritten history does: ``Hold`` keeps the last good state until somebody confirms the
+    new revision (`fc sync NAME --confirm`), for it replaces what was reviewed; ``Follow`` takes it.
+    """
     prune_grace_s: int = 30
     """Seconds between a manifest's disappearance (nothing is scheduled any more) and the deletion
     of what it declared; long enough to put a lost file back."""
@@ -226,6 +230,7 @@ _ALIASES: Final = {"FC_ENCRYPTION_KEY": "secrets.encryption_key"}
 _SERVICE_LINK: Final = re.compile(r"FC_\w*(_SERVICE_(HOST|PORT)(_\w+)?|_PORT(_\d+_(TCP|UDP)\w*)?)")
 """What Kubernetes puts into a pod for a Service whose name begins with ``fc-``."""
 _CHOICES: Final[Mapping[str, tuple[str, ...]]] = {
+    "config.force_push": ("Hold", "Follow"),
     "nix.sandbox": ("Nix", "None", "Auto"),
     "web.anonymous_read": ("Always", "Never", "Loopback"),
     "log.level": ("debug", "info", "warning", "error"),

@@ -442,7 +442,7 @@ CREATE TABLE config_repositories (
     last_synced_at timestamp with time zone,
     next_sync_at timestamp with time zone DEFAULT now(),
     sync_failures integer DEFAULT 0 NOT NULL,
-    prune_confirmed_revision text,
+    confirmed_revision text,
     conditions jsonb DEFAULT '[]'::jsonb NOT NULL,
     lease_owner text,
     lease_until timestamp with time zone,

@@ -18,7 +18,7 @@ from fc_operator.model.conditions import Condition
 from fc_operator.reconciler.plans import Report
 
 HISTORY_REWRITTEN = "HistoryRewritten"
-"""A condition of our own: the branch was force-pushed since the revision that was in force."""
+"""A condition and a reason of our own: the branch no longer contains what was in force."""
 _REWRITTEN_REASON = "ForcePushed"
 
 
@@ -52,6 +52,15 @@ def of_report(report: Report) -> Outcome:
     if waiting:
         message += f"; {waiting} of them not ready, see their conditions"
     return Outcome(reason=terms.RECONCILED, message=message, ready=True)
+
+
+def of_rewriting(revision: str, told: str) -> Outcome:
+    """Of a branch that was force-pushed and whose new history nobody has confirmed yet."""
+    return Outcome(
+        reason=HISTORY_REWRITTEN,
+        message=f"the last good state stays; {told}; `fc sync NAME --confirm {revision}` takes it",
+        stalled=True,
+    )
 
 
 def of_error(error: FcError) -> Outcome:

@@ -218,6 +218,9 @@ class RepositorySyncService:
         loaded: Loaded | None = None
         try:
             loaded = await loads.load(source, memory, git=self._git, secrets=self._keyring.secrets)
+            if self._holds(source, loaded):
+                await self._finish(source, outcomes.of_rewriting(loaded.revision, told(loaded)))
+                return
             report = await self._apply(source, loaded)
         except LeaseLostError:
             raise
@@ -225,6 +228,14 @@ class RepositorySyncService:
             await self._finish(source, outcomes.of_error(error), failed=True)
         else:
             await self._finish(source, outcomes.of_report(report), loaded=loaded)
+
+    def _holds(self, source: DueSource, loaded: Loaded) -> bool:
+        """Whether a rewritten history still waits for somebody's word."""
+        return (
+            self._config.force_push == "Hold"
+            and loaded.rewritten_from is not None
+            and loaded.revision not in {source.last_revision, source.confirmed_revision}
+        )
 
     async def _apply(self, source: DueSource, loaded: Loaded) -> Report:
         if loaded.news:
@@ -249,7 +260,7 @@ class RepositorySyncService:
             revision=loaded.revision,
             complete=whole,
             prune=source.prune,
-            confirm=source.prune_confirmed_revision == loaded.revision,
+            confirm=source.confirmed_revision == loaded.revision,
             still_held=still_held,
         )
 
@@ -355,11 +366,14 @@ def _rewritten(source: DueSource, loaded: Loaded | None) -> str | None:
     """What to say of a force-push: something, nothing new (None), or that it is past (empty)."""
     if loaded is None or loaded.revision == source.last_revision:
         return None
-    if loaded.rewritten_from is None:
-        return ""
+    return "" if loaded.rewritten_from is None else told(loaded)
+
+
+def told(loaded: Loaded) -> str:
+    """A force-push in words."""
     return (
         f"the branch was force-pushed: {loaded.revision[:12]} does not contain "
-        f"{loaded.rewritten_from[:12]}, which was in force"
+        f"{(loaded.rewritten_from or '')[:12]}, which was in force"
     )
 
 

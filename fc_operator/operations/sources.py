@@ -46,8 +46,9 @@ async def request_sync(database: Database, name: str) -> None:
         raise NotFoundError(f"there is no config repository {name}")
 
 
-async def confirm_prune(database: Database, name: str, revision: str) -> None:
-    """Let one revision of a config repository prune what the guard keeps, and sync it now.
+async def confirm(database: Database, name: str, revision: str) -> None:
+    """Let one revision of a config repository come into force although it prunes much or rewrites
+    what was in force, and sync it now.
 
     Raises:
         NotFoundError: there is none of this name.

@@ -38,7 +38,7 @@ class DueSource:
     last_revision: str | None
     last_tree: str | None
     sync_failures: int
-    prune_confirmed_revision: str | None
+    confirmed_revision: str | None
     conditions: tuple[Condition, ...]
     due_at: datetime
 
@@ -238,7 +238,7 @@ def _due(row: Record) -> DueSource:
         last_revision=row["last_revision"],
         last_tree=row["last_tree"],
         sync_failures=row["sync_failures"],
-        prune_confirmed_revision=row["prune_confirmed_revision"],
+        confirmed_revision=row["confirmed_revision"],
         conditions=tuple(Condition.from_dict(each) for each in row["conditions"]),
         due_at=row["next_sync_at"],
     )

@@ -258,8 +258,8 @@ CREATE TABLE config_repositories (
     last_synced_at TIMESTAMPTZ,
     next_sync_at TIMESTAMPTZ DEFAULT now(),
     sync_failures INTEGER NOT NULL DEFAULT 0,
-    -- A sync that would prune too much waits until this revision is confirmed.
-    prune_confirmed_revision TEXT,
+    -- A sync that would prune much, or whose history was rewritten, waits until its revision is this.
+    confirmed_revision TEXT,
     conditions JSONB NOT NULL DEFAULT '[]',
     lease_owner TEXT,
     lease_until TIMESTAMPTZ,

@@ -32,7 +32,7 @@ class ConfigRepositoryRow(TypedDict):
     last_synced_at: datetime | None
     next_sync_at: datetime | None
     sync_failures: int
-    prune_confirmed_revision: str | None
+    confirmed_revision: str | None
     conditions: list[dict[str, Any]]
     created_at: datetime
     updated_at: datetime

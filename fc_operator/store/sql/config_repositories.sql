@@ -31,7 +31,7 @@ RETURNING name;
 
 -- name: confirm(name, revision)$
 -- The pruning that a revision asks for may go on. Returns the name if there is such a source.
-UPDATE config_repositories SET prune_confirmed_revision = :revision, next_sync_at = now()
+UPDATE config_repositories SET confirmed_revision = :revision, next_sync_at = now()
 WHERE name = :name AND deleting_at IS NULL
 RETURNING name;
 
@@ -76,7 +76,7 @@ FROM (
 WHERE c.id = due.id
 RETURNING c.id, c.name, c.namespace, c.kind, c.url, c.branch, c.path, c.interval_s, c.prune,
     c.credentials_secret, c.last_revision, c.last_tree, c.sync_failures,
-    c.prune_confirmed_revision, c.conditions, c.next_sync_at;
+    c.confirmed_revision, c.conditions, c.next_sync_at;
 
 -- name: renew(id, owner, lease_s)$
 -- Whether the lease still holds; it is longer now.
@@ -103,8 +103,8 @@ UPDATE config_repositories SET
     last_tree = coalesce(:tree, last_tree),
     conditions = :conditions,
     last_synced_at = CASE WHEN :synced THEN now() ELSE last_synced_at END,
-    prune_confirmed_revision = CASE WHEN prune_confirmed_revision = :revision AND :synced
-        THEN NULL ELSE prune_confirmed_revision END
+    confirmed_revision = CASE WHEN confirmed_revision = :revision AND :synced
+        THEN NULL ELSE confirmed_revision END
 WHERE id = :id AND lease_owner = :owner;
 
 -- name: release(owner)!

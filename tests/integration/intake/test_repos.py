@@ -1,5 +1,6 @@
 import asyncio
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -305,15 +306,28 @@ async def test_an_empty_repository_and_a_missing_branch_are_said(intake, team):
     await intake.until(PROJECTS, "a")
 
 
-async def test_a_forced_push_is_followed_and_told(intake, team):
+@pytest.mark.parametrize("force_push", ["Hold", "Follow"])
+async def test_a_forced_push_is_told_and_taken_when_confirmed_or_by_setting(
+    intake, team, force_push
+):
+    from fc_operator.operations.sources import confirm
+
+    intake.config = replace(intake.config, force_push=force_push)
     team.commit({"a.yaml": project("a")})
-    team.commit({"b.yaml": project("b")})
+    before = team.commit({"b.yaml": project("b")})
     await intake.bootstrap(team.url)
     await intake.start()
     await intake.until(PROJECTS, "a b")
     team.git("reset", "-q", "--hard", "HEAD~1")
     rewritten = team.commit({"b.yaml": project("b"), "c.yaml": project("c")})
     await intake.sync()
+    if force_push == "Hold":
+        told = await intake.until_ready("False", "HistoryRewritten")
+        assert f"--confirm {rewritten}" in told
+        await intake.sync()
+        await intake.until(REVISION, before)
+        await intake.until(PROJECTS, "a b")
+        await confirm(intake.database, "_bootstrap", rewritten)
     await intake.until(PROJECTS, "a b c")
     await intake.until(REVISION, rewritten)
     told = await intake.condition("HistoryRewritten")
@@ -327,7 +341,7 @@ async def test_a_forced_push_is_followed_and_told(intake, team):
 
 
 async def test_a_guarded_pruning_is_confirmed_for_one_revision(intake, team):
-    from fc_operator.operations.sources import confirm_prune
+    from fc_operator.operations.sources import confirm
 
     team.commit({f"{name}.yaml": project(name) for name in "abcd"})
     await intake.bootstrap(team.url)
@@ -336,11 +350,11 @@ async def test_a_guarded_pruning_is_confirmed_for_one_revision(intake, team):
     head = team.commit({f"{name}.yaml": None for name in "abc"})
     await intake.sync()
     assert "3 of 4" in await intake.until_ready("False", "PruneNeedsConfirmation")
-    await confirm_prune(intake.database, "_bootstrap", "0" * 40)
+    await confirm(intake.database, "_bootstrap", "0" * 40)
     await intake.sync()
     live = "SELECT count(*) FROM projects WHERE deleting_at IS NULL"
     assert await intake.value(live) == 4
-    await confirm_prune(intake.database, "_bootstrap", head)
+    await confirm(intake.database, "_bootstrap", head)
     await intake.until(live, 1)
     await intake.until_ready("True", "Reconciled")
 

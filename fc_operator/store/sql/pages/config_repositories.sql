@@ -2,7 +2,7 @@
 -- Config repositories by name, with what each owns.
 SELECT r.id, r.name, r.kind, r.url, r.branch, r.path, r.interval_s, r.prune, r.suspended,
     r.deleting_at, r.bootstrap, r.last_revision, r.last_synced_at, r.next_sync_at,
-    r.sync_failures, r.prune_confirmed_revision, r.conditions, r.created_at, r.updated_at,
+    r.sync_failures, r.confirmed_revision, r.conditions, r.created_at, r.updated_at,
     (SELECT count(*) FROM managed_resources m WHERE m.source_kind = 'ConfigRepository'
         AND m.source_name = r.name AND m.owns) AS resources,
     (SELECT count(*) FROM source_problems x WHERE x.source_kind = 'ConfigRepository'
@@ -16,7 +16,7 @@ LIMIT :page_size::int;
 -- One config repository.
 SELECT r.id, r.name, r.kind, r.url, r.branch, r.path, r.interval_s, r.prune, r.suspended,
     r.deleting_at, r.bootstrap, r.last_revision, r.last_synced_at, r.next_sync_at,
-    r.sync_failures, r.prune_confirmed_revision, r.conditions, r.created_at, r.updated_at,
+    r.sync_failures, r.confirmed_revision, r.conditions, r.created_at, r.updated_at,
     (SELECT count(*) FROM managed_resources m WHERE m.source_kind = 'ConfigRepository'
         AND m.source_name = r.name AND m.owns) AS resources,
     (SELECT count(*) FROM source_problems x WHERE x.source_kind = 'ConfigRepository'
