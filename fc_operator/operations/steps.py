@@ -81,11 +81,22 @@ async def finish(
 
 
 async def requeue(database: Database, leases: Sequence[Lease], *, certain: bool = False) -> int:
-    """Give back steps whose holder vanished; each costs nothing and comes back once.
+    """Give back steps whose holder vanished; each comes back once, and too many losses end it.
 
     ``certain`` says that the holder is known to be gone; otherwise only leases that have run out
     count, for one may have been renewed since it was listed.
     """
+    return await _requeue(database, leases, certain=certain, is_counted=True)
+
+
+async def give_back(database: Database, leases: Sequence[Lease]) -> int:
+    """Give back steps that their holder has stopped itself and in order: no loss is counted."""
+    return await _requeue(database, leases, certain=True, is_counted=False)
+
+
+async def _requeue(
+    database: Database, leases: Sequence[Lease], *, certain: bool, is_counted: bool
+) -> int:
     settings = BuildSettings()
 
     async def change(connection: Connection) -> int:
@@ -103,6 +114,7 @@ async def requeue(database: Database, leases: Sequence[Lease], *, certain: bool 
                     free_losses=step.free_losses,
                     cancel_requested=step.cancel_requested,
                     is_wanted=step.is_wanted,
+                    is_counted=is_counted,
                 )
                 for step in held.values()
             }

@@ -9,8 +9,8 @@ from fc_operator.kit.backoff import Backoff
 from fc_operator.model.outcomes import Outcome, Retry
 from fc_operator.model.statuses import BuildStatus
 
-FREE_LOSSES_MAX = 5
-"""A step whose holder vanished this often in a row is what kills them: it is put aside."""
+LOSSES_MAX = 3
+"""A step whose holder vanished this often is what kills them: it is put aside (Q14)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,12 +84,17 @@ def decide_lost(
     free_losses: int,
     cancel_requested: bool = False,
     is_wanted: bool = True,
+    is_counted: bool = True,
 ) -> Decision:
-    """Judge an attempt of which only the silence of its holder is known: it costs nothing."""
+    """Judge an attempt of which only the silence of its holder is known.
+
+    It is no failure of the infrastructure, but it is counted for itself, unless the holder stopped
+    in order (not ``is_counted``).
+    """
     if cancel_requested and not is_wanted:
         return _CANCELLED
-    losses = free_losses + 1
-    if losses >= FREE_LOSSES_MAX:
+    losses = free_losses + is_counted
+    if is_counted and losses >= LOSSES_MAX:
         message = f"{losses} processes that ran it vanished one after the other"
         return Decision(status=BuildStatus.ABORTED, reason="Quarantined", message=message)
     return Decision(

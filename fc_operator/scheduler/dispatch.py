@@ -156,7 +156,7 @@ class DispatchService:
         # A claim that was being made when we began to stop.
         async with self._database.session() as connection:
             leases = await store.list_of_owners(connection, [self.owner])
-        await step_operations.requeue(self._database, leases, certain=True)
+        await step_operations.give_back(self._database, leases)
 
     def _filler(self, executor: Executor) -> Callable[[], Awaitable[None]]:
         async def fill() -> None:

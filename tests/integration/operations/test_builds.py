@@ -268,13 +268,24 @@ async def test_q02_a_late_result_is_refused(engine, worker):
 
 async def test_q14_a_step_that_kills_its_holders_is_put_aside(engine, worker):
     fence = await engine.evaluate(await engine.jobset(), [engine.told("a")])
-    for _ in range(5):
+    for _ in range(3):
         await worker.claim()
         lease = worker.result(worker.held["a"], BuildStatus.FAILED).lease
         await engine.sql("UPDATE leases SET expires_at = now() - interval '1 s'")
         await steps.requeue(engine.database, [lease])
     (build,) = (await engine.builds(fence)).values()
     assert (build["status"], build["status_reason"]) == ("aborted", "Quarantined")
+
+
+async def test_q14_stops_in_order_never_put_a_step_aside(engine, worker):
+    fence = await engine.evaluate(await engine.jobset(), [engine.told("a")])
+    for _ in range(5):
+        assert await worker.claim() == ["a"]
+        lease = worker.result(worker.held["a"], BuildStatus.FAILED).lease
+        assert await steps.give_back(engine.database, [lease]) == 1
+    assert await engine.statuses(fence) == {"a": "pending"}
+    assert await engine.one("SELECT free_losses FROM steps") == 0
+    assert await engine.invariants() == []
 
 
 async def test_c02_failures_travel_through_ten_thousand_nodes(engine, worker):
