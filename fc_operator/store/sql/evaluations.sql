@@ -1,11 +1,15 @@
 -- name: claim_next(owner, task_id, lease_s)^
 -- The pending evaluation whose turn it is, now running under a task: requests first, then those of
--- the project with the fewest running, then the oldest.
+-- the project with the fewest running, then the oldest. Those of a jobset that may not run wait,
+-- but for what only has to be ended.
 WITH picked AS (
     SELECT e.id, e.attempt
     FROM evaluations e
     JOIN jobsets j ON j.id = e.jobset_id
-    WHERE e.status = 'pending'
+    JOIN projects p ON p.id = j.project_id
+    WHERE e.status = 'pending' AND (e.cancel_requested
+        OR NOT (j.state = 'disabled' OR j.suspended OR p.suspended
+            OR j.deleting_at IS NOT NULL OR p.deleting_at IS NOT NULL))
     ORDER BY e.trigger = 'request' DESC, (
         SELECT count(*) FROM evaluations r JOIN jobsets rj ON rj.id = r.jobset_id
         WHERE r.status = 'running' AND rj.project_id = j.project_id

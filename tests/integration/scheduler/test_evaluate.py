@@ -19,7 +19,7 @@ from fc_operator.clients.nix import Nix
 from fc_operator.errors import ConflictError, InvalidError, LeaseLostError, NotFoundError
 from fc_operator.evaluator import roots
 from fc_operator.model.evaluations import EvaluationEnd
-from fc_operator.model.ids import new_uuid
+from fc_operator.model.ids import Owner, TaskId, new_uuid
 from fc_operator.model.jobs import JobError, JobRow
 from fc_operator.model.statuses import EvaluationStatus
 from fc_operator.operations import evaluations as operations
@@ -288,6 +288,43 @@ async def test_stopped_jobsets_are_never_looked_at(world, column):
     await asyncio.sleep(0.8)
     assert await world.one("SELECT count(*) FROM evaluations") == 0
     assert await world.one("SELECT last_checked_at FROM jobsets") is None
+
+
+@pytest.mark.parametrize(
+    "stop",
+    [
+        "UPDATE jobsets SET state = 'disabled'",
+        "UPDATE jobsets SET suspended = true",
+        "UPDATE projects SET suspended = true",
+        "UPDATE jobsets SET deleting_at = now()",
+        "UPDATE projects SET deleting_at = now()",
+    ],
+)
+async def test_what_waits_for_a_stopped_jobset_is_not_evaluated_but_can_be_ended(world, stop):
+    jobset = await world.jobset()
+    waiting, ending = [
+        await world.one(
+            "INSERT INTO evaluations (jobset_id, commit_hash, cancel_requested)"
+            " VALUES ($1, $2, $3) RETURNING id",
+            jobset,
+            digit * 40,
+            digit == "b",
+        )
+        for digit in "ab"
+    ]
+    await world.sql(stop)
+
+    async def claim():
+        async with world.database.transaction() as connection:
+            found = await evaluations.claim_next(
+                connection, Owner("me"), TaskId(new_uuid()), lease_s=60
+            )
+        return found and found.fence.evaluation_id
+
+    assert [await claim(), await claim()] == [ending, None]
+    await world.sql("UPDATE jobsets SET state = 'enabled', suspended = false, deleting_at = NULL")
+    await world.sql("UPDATE projects SET suspended = false, deleting_at = NULL")
+    assert await claim() == waiting
 
 
 async def test_h24_a_build_input_waits_with_a_reason_and_then_gets_the_newest_success(world):
