@@ -1,4 +1,4 @@
-"""From a commit to a running evaluator: by webhook, and beside it by polling every second.
+"""From a commit to a running evaluator: by webhook, and beside it with polls of a second alone.
 
 `fc up` runs as users start it, on its own PostgreSQL; the repository is a real one behind HTTP; the
 evaluator is a program of the bench that says through a pipe that it was started. Each event moves
@@ -146,10 +146,12 @@ def post_push(base: str, commit: str, number: int) -> None:
 
 
 @contextlib.asynccontextmanager
-async def running(base: Path, git_url: str, interval: str, port: int) -> AsyncIterator[str]:
+async def running(base: Path, git_url: str, port: int, *, poll: bool) -> AsyncIterator[str]:
     """`fc up` on the bench's manifests; its address."""
     (base / "config").mkdir(exist_ok=True)
-    (base / "config" / "bench.yaml").write_text(MANIFESTS.format(url=git_url, interval=interval))
+    (base / "config" / "bench.yaml").write_text(
+        MANIFESTS.format(url=git_url, interval="1s" if poll else "1h")
+    )
     secret = base / "state" / "secrets" / "hook" / "secret"
     secret.parent.mkdir(parents=True, exist_ok=True)
     secret.write_bytes(SECRET)
@@ -159,6 +161,8 @@ async def running(base: Path, git_url: str, interval: str, port: int) -> AsyncIt
         "FC_GIT_ALLOWED_SCHEMES": "http", "FC_GIT_ALLOWED_HOSTS": git_url.removeprefix("http://"),
         "FC_LOG_LEVEL": "warning",
     }  # fmt: skip
+    if poll:
+        env |= {"FC_DATABASE_LISTEN": "false", "FC_QUEUE_POLL_S": "1"}
     argv = [
         Path(sys.executable).with_name("fc"), "up", "--state", base / "state",
         "--config", base / "config", "--port", str(port),
@@ -190,7 +194,7 @@ async def measure(
     waits_ms = []
     pipe.clear()
     git(repository, "update-ref", "refs/heads/main", commits[0])
-    async with running(base, git_url, "1s" if poll else "1h", free_port()) as url:
+    async with running(base, git_url, free_port(), poll=poll) as url:
         await pipe.wait()
         for number, commit in enumerate(commits[1:]):
             await settled(url)

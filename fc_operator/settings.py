@@ -26,6 +26,9 @@ class DatabaseSettings:
     """Where PostgreSQL is (``postgresql://…``). Empty: `fc up` runs its own below ``state.dir``."""
     pool_size: int = 10
     """Sessions per process at most; twelve is our bound on connections, two are kept aside."""
+    listen: bool = True
+    """Whether a session waits for wake-ups (LISTEN). Off, for a link that can't carry them:
+    everything goes on by looking again every ``queue.poll_s``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -82,7 +82,7 @@ async def open_parts(settings: Settings, state: StateDirectory, url: str, name: 
         settings=settings,
         state=state,
         database=database,
-        listener=Listener(database),
+        listener=Listener(database, listen=settings.database.listen),
         secrets=DirectorySecrets(state.below(settings.secrets.dir)),
         cipher=installation_cipher(settings, state),
         objects=ObjectStore.open(settings.state.objects_url or state.folder("objects")),

@@ -198,6 +198,19 @@ class Mirror:
             rev_count=int(counted.stdout),
         )
 
+    async def tip(self, branch: str) -> CommitId | None:
+        """Where a branch stood at the last fetch; None if there was none.
+
+        Raises:
+            InvalidError: it can't be the name of a branch.
+        """
+        name = git_urls.check_ref(_BRANCHES + branch)
+        done = await self._run(
+            ["rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}"],
+            check=False,
+        )
+        return CommitId(done.stdout.decode().strip()) if done.code == 0 else None
+
     async def has(self, commits: Iterable[CommitId]) -> bool:
         """Whether all these commits are here."""
         wanted = [_checked_id(commit) for commit in commits]

@@ -89,8 +89,10 @@ class Listener:
 
     name = "listener"
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, listen: bool = True) -> None:
+        """Without ``listen`` it never connects: whoever waits is left to its polls."""
         self._database = database
+        self._listen = listen
         self._subscriptions: dict[str, set[Subscription]] = defaultdict(set)
         self._task: asyncio.Task[None] | None = None
         self.connected = asyncio.Event()
@@ -109,6 +111,8 @@ class Listener:
 
     async def start(self) -> None:
         """Begin listening in the background."""
+        if not self._listen:
+            return
         self._task = asyncio.create_task(self._run(), name=self.name)
 
     async def stop(self) -> None:

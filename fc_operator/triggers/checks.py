@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-from fc_operator.clients.git import Git
+from fc_operator.clients.git import Git, Mirror
 from fc_operator.clients.secrets import Secrets
 from fc_operator.errors import FcError
 from fc_operator.kit import logs
@@ -71,11 +71,11 @@ class Checks:
         self._settings = settings
         self._key_of = key_of
         self._owner = owner
-        self._prefetches: dict[tuple[str, str, str | None], asyncio.Task[None]] = {}
+        self._fetches: set[asyncio.Task[Mirror]] = set()
 
     async def close(self) -> None:
         """End what still runs in the background."""
-        running = list(self._prefetches.values())
+        running = list(self._fetches)
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
@@ -94,32 +94,24 @@ class Checks:
         finally:
             await remotes.close()
 
-    def _prefetch(self, jobset: DueJobset) -> None:
-        """Begin to fetch what somebody says has changed, while the host is asked where it stands:
-        the checkout then finds it in the mirror.
+    def _fetch(self, jobset: DueJobset, remotes: Remotes) -> None:
+        """Begin to fetch what somebody says has changed: the mirror then tells where the branch
+        stands, and the checkout needs to ask nobody.
         """
-        key = (jobset.repository_url, jobset.namespace, jobset.credentials_secret)
-        if jobset.reason in _SUDDEN and key not in self._prefetches:
-            task = asyncio.create_task(self._fetch(jobset), name="prefetch")
-            self._prefetches[key] = task
-            task.add_done_callback(lambda _: self._prefetches.pop(key, None))
+        task = remotes.fetch(jobset)
+        if task not in self._fetches:
+            self._fetches.add(task)
+            task.add_done_callback(self._fetched)
 
-    async def _fetch(self, jobset: DueJobset) -> None:
-        try:
-            credentials = await sources.credentials_for(
-                self._secrets,
-                namespace=jobset.namespace,
-                secret=jobset.credentials_secret,
-                repository_url=jobset.repository_url,
-                url=jobset.repository_url,
-            )
-            await self._git.fetch(jobset.repository_url, credentials=credentials)
-        except FcError as error:
-            # The look itself, or the checkout, will say the same where it is seen.
-            _log.debug("triggers.prefetch_failed", url=jobset.repository_url, error=str(error))
+    def _fetched(self, task: asyncio.Task[Mirror]) -> None:
+        self._fetches.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            # The look itself, or the checkout, says the same where it is seen.
+            _log.debug("triggers.fetch_failed", error=str(error))
 
     async def _look_at(self, jobset: DueJobset, remotes: Remotes) -> None:
-        self._prefetch(jobset)
+        if jobset.reason in _SUDDEN:
+            self._fetch(jobset, remotes)
         found = await self._find(jobset, remotes)
         if isinstance(found, Failed):
             await self._write_failure(jobset, found)

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from fc_operator.clients.git import Git, GitCredentials, RemoteRefs, read_credentials
+from fc_operator.clients.git import Git, GitCredentials, Mirror, RemoteRefs, read_credentials
 from fc_operator.clients.secrets import Secrets
 from fc_operator.errors import InvalidError, NotFoundError
 from fc_operator.model.desired import InputSpec
@@ -55,6 +55,29 @@ class Remotes:
         self._git = git
         self._secrets = secrets
         self._asked: dict[tuple[str, str, str | None], asyncio.Task[RemoteRefs]] = {}
+        self._fetched: dict[tuple[str, str, str | None], asyncio.Task[Mirror]] = {}
+
+    def fetch(self, jobset: DueJobset) -> asyncio.Task[Mirror]:
+        """Begin to fetch a jobset's repository, once for all jobsets of the batch.
+
+        It is never shared with another batch: a fetch that began before a push does not show it.
+        """
+        key = (jobset.repository_url, jobset.namespace, jobset.credentials_secret)
+        if key not in self._fetched:
+            self._fetched[key] = asyncio.create_task(self._fetch(jobset), name="fetch")
+        return self._fetched[key]
+
+    async def _fetch(self, jobset: DueJobset) -> Mirror:
+        credentials = await self._credentials(jobset, jobset.repository_url)
+        return await self._git.fetch(jobset.repository_url, credentials=credentials)
+
+    async def fetched_tip(self, jobset: DueJobset) -> CommitId | None:
+        """Where the jobset's branch stands, if it is named, being fetched, and there."""
+        key = (jobset.repository_url, jobset.namespace, jobset.credentials_secret)
+        if jobset.branch is None or key not in self._fetched:
+            return None
+        # Shielded as below.
+        return await (await asyncio.shield(self._fetched[key])).tip(jobset.branch)
 
     async def refs(self, jobset: DueJobset, url: str) -> RemoteRefs:
         """The refs of ``url`` as the jobset's project may see them.
@@ -73,14 +96,17 @@ class Remotes:
         return await asyncio.shield(self._asked[key])
 
     async def _ask(self, jobset: DueJobset, url: str) -> RemoteRefs:
-        credentials = await credentials_for(
+        credentials = await self._credentials(jobset, url)
+        return await self._git.ls_remote(url, credentials=credentials)
+
+    async def _credentials(self, jobset: DueJobset, url: str) -> GitCredentials | None:
+        return await credentials_for(
             self._secrets,
             namespace=jobset.namespace,
             secret=jobset.credentials_secret,
             repository_url=jobset.repository_url,
             url=url,
         )
-        return await self._git.ls_remote(url, credentials=credentials)
 
     async def close(self) -> None:
         """End the questions that nobody waits for any more."""
@@ -97,6 +123,8 @@ async def commit_of(jobset: DueJobset, remotes: Remotes) -> CommitId:
     """
     if jobset.reason == "request" and jobset.requested_commit:
         return jobset.requested_commit
+    if (tip := await remotes.fetched_tip(jobset)) is not None:
+        return tip
     return (await remotes.refs(jobset, jobset.repository_url)).branch(jobset.branch)
 
 

@@ -71,3 +71,14 @@ async def test_json_goes_in_and_out_as_values(database):
     async with database.session() as connection:
         value = {"a": [1, None, "ü"]}
         assert await connection.fetchval("SELECT $1::jsonb", value) == value
+
+
+async def test_without_listening_nobody_is_woken_and_waits_end_by_themselves(database):
+    listener = Listener(database, listen=False)
+    await listener.start()
+    with listener.subscribe(STEPS) as wakes:
+        async with database.transaction() as connection:
+            await databases.notify(connection, STEPS)
+        assert await wakes.wait(0.1) is None
+    assert not listener.connected.is_set()
+    await listener.stop()
