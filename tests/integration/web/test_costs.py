@@ -74,7 +74,7 @@ PLANS = [
     (builds, "list_of_statuses", "builds_by_status"),
     (builds, "list_of_job", "builds_job"),
     (builds, "list_of_evaluation", "builds_evaluation_id_job_name_key"),
-    (builds, "list_of_jobsets", "builds_evaluation_id_job_name_key"),
+    (builds, "list_of_jobsets", "Index Cond: (evaluation_id = e.id)"),
     (evaluations, "list_newest", "evaluations_number_key"),
     (evaluations, "list_of_jobset", "evaluations_jobset"),
     (evaluations, "list_of_commit", "evaluations_commit"),

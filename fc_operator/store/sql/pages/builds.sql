@@ -1,34 +1,46 @@
+-- The largest page stands inside each list as a number, so that the planner knows how little is read
+-- and keeps one plan; planning anew would cost more than the page. Rows of lists are made into JSON
+-- here, which costs half of decoding them and making it there. Filters that may be absent are written
+-- with coalesce: the planner would take `absent OR equal` for nearly always false and begin elsewhere.
+
 -- name: list_newest(all_projects, projects, before, page_size)
 -- Builds of all projects, newest first.
-SELECT b.id, b.number, p.name AS project, j.name AS jobset, e.number AS evaluation, b.job_name,
-    b.nix_name, b.system, b.status, b.status_reason, b.cached, b.is_new, b.is_aggregate, b.priority,
-    b.keep, b.created_at, b.started_at, b.completed_at
-FROM builds b
-JOIN evaluations e ON e.id = b.evaluation_id
-JOIN jobsets j ON j.id = e.jobset_id
-JOIN projects p ON p.id = j.project_id
-WHERE b.number < :before::bigint
-    AND (p.visibility = 'public' OR :all_projects::boolean OR p.id = ANY(:projects::uuid[]))
-ORDER BY b.number DESC
+SELECT row_to_json(r)::text AS row FROM (
+    SELECT b.id, b.number, p.name AS project, j.name AS jobset, e.number AS evaluation, b.job_name,
+        b.nix_name, b.system, b.status, b.status_reason, b.cached, b.is_new, b.is_aggregate, b.priority,
+        b.keep, b.created_at, b.started_at, b.completed_at
+    FROM builds b
+    JOIN evaluations e ON e.id = b.evaluation_id
+    JOIN jobsets j ON j.id = e.jobset_id
+    JOIN projects p ON p.id = j.project_id
+    WHERE b.number < :before::bigint
+        AND (p.visibility = 'public' OR :all_projects::boolean OR p.id = ANY(:projects::uuid[]))
+    ORDER BY b.number DESC
+    LIMIT 201
+) r
+ORDER BY r.number DESC
 LIMIT :page_size::int;
 
 -- name: list_of_system(system, all_projects, projects, before, page_size)
--- Builds for one system, newest first.
-SELECT b.id, b.number, p.name AS project, j.name AS jobset, e.number AS evaluation, b.job_name,
-    b.nix_name, b.system, b.status, b.status_reason, b.cached, b.is_new, b.is_aggregate, b.priority,
-    b.keep, b.created_at, b.started_at, b.completed_at
-FROM builds b
-JOIN evaluations e ON e.id = b.evaluation_id
-JOIN jobsets j ON j.id = e.jobset_id
-JOIN projects p ON p.id = j.project_id
-WHERE b.system = :system::text AND b.number < :before::bigint
-    AND (p.visibility = 'public' OR :all_projects::boolean OR p.id = ANY(:projects::uuid[]))
-ORDER BY b.number DESC
-LIMIT :page_size::int;
+-- Builds for one system, newest first; planned for that system, since some are rare.
+SELECT row_to_json(r)::text AS row FROM (
+    SELECT b.id, b.number, p.name AS project, j.name AS jobset, e.number AS evaluation, b.job_name,
+        b.nix_name, b.system, b.status, b.status_reason, b.cached, b.is_new, b.is_aggregate, b.priority,
+        b.keep, b.created_at, b.started_at, b.completed_at
+    FROM builds b
+    JOIN evaluations e ON e.id = b.evaluation_id
+    JOIN jobsets j ON j.id = e.jobset_id
+    JOIN projects p ON p.id = j.project_id
+    WHERE b.system = :system::text AND b.number < :before::bigint
+        AND (p.visibility = 'public' OR :all_projects::boolean OR p.id = ANY(:projects::uuid[]))
+    ORDER BY b.number DESC
+    LIMIT :page_size::int
+) r
+ORDER BY r.number DESC;
 
 -- name: list_of_statuses(statuses, system, all_projects, projects, before, page_size)
 -- Builds with one of some statuses, newest first; the newest of each status, merged.
-SELECT r.* FROM unnest(:statuses::text[]) AS wanted (status)
+SELECT row_to_json(r)::text AS row FROM unnest(:statuses::text[]) AS wanted (status)
 CROSS JOIN LATERAL (
     SELECT b.id, b.number, p.name AS project, j.name AS jobset, e.number AS evaluation, b.job_name,
         b.nix_name, b.system, b.status, b.status_reason, b.cached, b.is_new, b.is_aggregate, b.priority,
@@ -38,7 +50,7 @@ CROSS JOIN LATERAL (
     JOIN jobsets j ON j.id = e.jobset_id
     JOIN projects p ON p.id = j.project_id
     WHERE b.status = wanted.status AND b.number < :before::bigint
-        AND (:system::text IS NULL OR b.system = :system::text)
+        AND coalesce(b.system = :system::text, :system::text IS NULL)
         AND (p.visibility = 'public' OR :all_projects::boolean OR p.id = ANY(:projects::uuid[]))
     ORDER BY b.number DESC
     LIMIT :page_size::int
@@ -48,47 +60,56 @@ LIMIT :page_size::int;
 
 -- name: list_of_job(job, statuses, system, project, jobset, all_projects, projects, before, page_size)
 -- Builds of one job name, newest first.
-SELECT b.id, b.number, p.name AS project, j.name AS jobset, e.number AS evaluation, b.job_name,
-    b.nix_name, b.system, b.status, b.status_reason, b.cached, b.is_new, b.is_aggregate, b.priority,
-    b.keep, b.created_at, b.started_at, b.completed_at
-FROM builds b
-JOIN evaluations e ON e.id = b.evaluation_id
-JOIN jobsets j ON j.id = e.jobset_id
-JOIN projects p ON p.id = j.project_id
-WHERE b.job_name = :job::text AND b.number < :before::bigint
-    AND (:statuses::text[] IS NULL OR b.status = ANY(:statuses::text[]))
-    AND (:system::text IS NULL OR b.system = :system::text)
-    AND (:project::uuid IS NULL OR j.project_id = :project::uuid)
-    AND (:jobset::uuid IS NULL OR e.jobset_id = :jobset::uuid)
-    AND (p.visibility = 'public' OR :all_projects::boolean OR p.id = ANY(:projects::uuid[]))
-ORDER BY b.number DESC
+SELECT row_to_json(r)::text AS row FROM (
+    SELECT b.id, b.number, p.name AS project, j.name AS jobset, e.number AS evaluation, b.job_name,
+        b.nix_name, b.system, b.status, b.status_reason, b.cached, b.is_new, b.is_aggregate, b.priority,
+        b.keep, b.created_at, b.started_at, b.completed_at
+    FROM builds b
+    JOIN evaluations e ON e.id = b.evaluation_id
+    JOIN jobsets j ON j.id = e.jobset_id
+    JOIN projects p ON p.id = j.project_id
+    WHERE b.job_name = :job::text AND b.number < :before::bigint
+        AND coalesce(b.status = ANY(:statuses::text[]), :statuses::text[] IS NULL)
+        AND coalesce(b.system = :system::text, :system::text IS NULL)
+        AND coalesce(j.project_id = :project::uuid, :project::uuid IS NULL)
+        AND coalesce(e.jobset_id = :jobset::uuid, :jobset::uuid IS NULL)
+        AND (p.visibility = 'public' OR :all_projects::boolean OR p.id = ANY(:projects::uuid[]))
+    ORDER BY b.number DESC
+    LIMIT 201
+) r
+ORDER BY r.number DESC
 LIMIT :page_size::int;
 
 -- name: list_of_evaluation(evaluation_id, statuses, system, job, after_job, page_size)
 -- Builds of one evaluation by job name.
-SELECT b.id, b.number, p.name AS project, j.name AS jobset, e.number AS evaluation, b.job_name,
-    b.nix_name, b.system, b.status, b.status_reason, b.cached, b.is_new, b.is_aggregate, b.priority,
-    b.keep, b.created_at, b.started_at, b.completed_at
-FROM builds b
-JOIN evaluations e ON e.id = b.evaluation_id
-JOIN jobsets j ON j.id = e.jobset_id
-JOIN projects p ON p.id = j.project_id
-WHERE b.evaluation_id = :evaluation_id::uuid
-    AND b.job_name > :after_job::text
-    AND (:statuses::text[] IS NULL OR b.status = ANY(:statuses::text[]))
-    AND (:system::text IS NULL OR b.system = :system::text)
-    AND (:job::text IS NULL OR b.job_name = :job::text)
-ORDER BY b.job_name
+SELECT row_to_json(r)::text AS row FROM (
+    SELECT b.id, b.number, p.name AS project, j.name AS jobset, e.number AS evaluation, b.job_name,
+        b.nix_name, b.system, b.status, b.status_reason, b.cached, b.is_new, b.is_aggregate, b.priority,
+        b.keep, b.created_at, b.started_at, b.completed_at
+    FROM builds b
+    JOIN evaluations e ON e.id = b.evaluation_id
+    JOIN jobsets j ON j.id = e.jobset_id
+    JOIN projects p ON p.id = j.project_id
+    WHERE b.evaluation_id = :evaluation_id::uuid
+        AND b.job_name > :after_job::text
+        AND coalesce(b.status = ANY(:statuses::text[]), :statuses::text[] IS NULL)
+        AND coalesce(b.system = :system::text, :system::text IS NULL)
+        AND coalesce(b.job_name = :job::text, :job::text IS NULL)
+    ORDER BY b.job_name
+    LIMIT 201
+) r
+ORDER BY r.job_name
 LIMIT :page_size::int;
 
 -- name: list_of_jobsets(project, jobset, statuses, system, before_evaluation, after_job, page_size)
 -- Builds of a project or a jobset: newest evaluation first, in it by job name.
-SELECT r.* FROM (
+SELECT row_to_json(r)::text AS row FROM (
     SELECT e.id, e.number, e.jobset_id FROM evaluations e
     JOIN jobsets j ON j.id = e.jobset_id
     WHERE j.project_id = :project::uuid
-        AND (:jobset::uuid IS NULL OR e.jobset_id = :jobset::uuid)
+        AND coalesce(e.jobset_id = :jobset::uuid, :jobset::uuid IS NULL)
         AND e.number <= :before_evaluation::bigint
+    ORDER BY e.number DESC
 ) e
 JOIN jobsets j ON j.id = e.jobset_id
 JOIN projects p ON p.id = j.project_id
@@ -99,12 +120,12 @@ CROSS JOIN LATERAL (
     FROM builds b
     WHERE b.evaluation_id = e.id
         AND (e.number < :before_evaluation::bigint OR b.job_name > :after_job::text)
-        AND (:statuses::text[] IS NULL OR b.status = ANY(:statuses::text[]))
-        AND (:system::text IS NULL OR b.system = :system::text)
+        AND coalesce(b.status = ANY(:statuses::text[]), :statuses::text[] IS NULL)
+        AND coalesce(b.system = :system::text, :system::text IS NULL)
     ORDER BY b.job_name
     LIMIT :page_size::int
 ) r
-ORDER BY r.evaluation DESC, r.job_name
+ORDER BY e.number DESC, r.job_name
 LIMIT :page_size::int;
 
 -- name: fetch(number, id, all_projects, projects)^
@@ -232,7 +253,7 @@ JOIN jobsets j ON j.id = e.jobset_id
 JOIN projects p ON p.id = j.project_id
 WHERE b.job_name = :job::text AND b.status = 'succeeded'
     AND (p.name = :project::text) AND (j.name = :jobset::text)
-    AND (:system::text IS NULL OR b.system = :system::text)
+    AND coalesce(b.system = :system::text, :system::text IS NULL)
     AND (p.visibility = 'public' OR :all_projects::boolean OR p.id = ANY(:projects::uuid[]))
 ORDER BY b.number DESC
 LIMIT 1;

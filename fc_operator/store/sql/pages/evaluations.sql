@@ -1,5 +1,28 @@
--- name: list_evaluations(project, jobset, status, commit_hash, all_projects, projects, before, page_size)
--- Evaluations, newest first.
+-- name: list_newest(statuses, all_projects, projects, before, page_size)
+-- Evaluations of all projects, newest first.
+SELECT e.id, e.number, p.name AS project, j.name AS jobset, e.commit_hash, e.branch, e.subject,
+    e.author, e.status, e.status_reason, e.error_kind, e.trigger, e.evaluation_time, e.started_at,
+    e.finished_at, e.builds_ended_at, e.jobs, e.jobs_new, e.errors,
+    CASE WHEN e.builds_ended_at IS NOT NULL THEN e.build_counts ELSE (
+        SELECT jsonb_object_agg(c.status, c.n) FROM (SELECT b.status, count(*) AS n
+            FROM builds b WHERE b.evaluation_id = e.id GROUP BY b.status) c) END AS builds
+FROM (
+    SELECT n.* FROM evaluations n
+    JOIN jobsets m ON m.id = n.jobset_id
+    JOIN projects o ON o.id = m.project_id
+    WHERE n.number < :before::bigint
+        AND coalesce(n.status = ANY(:statuses::text[]), :statuses::text[] IS NULL)
+        AND (o.visibility = 'public' OR :all_projects::boolean OR o.id = ANY(:projects::uuid[]))
+    ORDER BY n.number DESC
+    LIMIT 201
+) e
+JOIN jobsets j ON j.id = e.jobset_id
+JOIN projects p ON p.id = j.project_id
+ORDER BY e.number DESC
+LIMIT :page_size::int;
+
+-- name: list_of_jobset(jobset, statuses, before, page_size)
+-- Evaluations of one jobset, newest first.
 SELECT e.id, e.number, p.name AS project, j.name AS jobset, e.commit_hash, e.branch, e.subject,
     e.author, e.status, e.status_reason, e.error_kind, e.trigger, e.evaluation_time, e.started_at,
     e.finished_at, e.builds_ended_at, e.jobs, e.jobs_new, e.errors,
@@ -9,12 +32,48 @@ SELECT e.id, e.number, p.name AS project, j.name AS jobset, e.commit_hash, e.bra
 FROM evaluations e
 JOIN jobsets j ON j.id = e.jobset_id
 JOIN projects p ON p.id = j.project_id
-WHERE (p.visibility = 'public' OR :all_projects::boolean OR p.id = ANY(:projects::uuid[]))
-    AND (:project::uuid IS NULL OR j.project_id = :project::uuid)
-    AND (:jobset::uuid IS NULL OR e.jobset_id = :jobset::uuid)
-    AND (:status::text[] IS NULL OR e.status = ANY(:status::text[]))
-    AND (:commit_hash::text IS NULL OR e.commit_hash = :commit_hash::text)
-    AND (:before::bigint IS NULL OR e.number < :before::bigint)
+WHERE e.jobset_id = :jobset::uuid AND e.number < :before::bigint
+    AND coalesce(e.status = ANY(:statuses::text[]), :statuses::text[] IS NULL)
+ORDER BY e.number DESC
+LIMIT :page_size::int;
+
+-- name: list_of_project(project, statuses, before, page_size)
+-- Evaluations of a project: the newest of each of its jobsets, merged.
+SELECT e.id, e.number, p.name AS project, j.name AS jobset, e.commit_hash, e.branch, e.subject,
+    e.author, e.status, e.status_reason, e.error_kind, e.trigger, e.evaluation_time, e.started_at,
+    e.finished_at, e.builds_ended_at, e.jobs, e.jobs_new, e.errors,
+    CASE WHEN e.builds_ended_at IS NOT NULL THEN e.build_counts ELSE (
+        SELECT jsonb_object_agg(c.status, c.n) FROM (SELECT b.status, count(*) AS n
+            FROM builds b WHERE b.evaluation_id = e.id GROUP BY b.status) c) END AS builds
+FROM jobsets j
+JOIN projects p ON p.id = j.project_id
+CROSS JOIN LATERAL (
+    SELECT n.* FROM evaluations n
+    WHERE n.jobset_id = j.id AND n.number < :before::bigint
+        AND coalesce(n.status = ANY(:statuses::text[]), :statuses::text[] IS NULL)
+    ORDER BY n.number DESC
+    LIMIT :page_size::int
+) e
+WHERE j.project_id = :project::uuid
+ORDER BY e.number DESC
+LIMIT :page_size::int;
+
+-- name: list_of_commit(commit_hash, project, jobset, statuses, all_projects, projects, before, page_size)
+-- Evaluations of one commit, newest first.
+SELECT e.id, e.number, p.name AS project, j.name AS jobset, e.commit_hash, e.branch, e.subject,
+    e.author, e.status, e.status_reason, e.error_kind, e.trigger, e.evaluation_time, e.started_at,
+    e.finished_at, e.builds_ended_at, e.jobs, e.jobs_new, e.errors,
+    CASE WHEN e.builds_ended_at IS NOT NULL THEN e.build_counts ELSE (
+        SELECT jsonb_object_agg(c.status, c.n) FROM (SELECT b.status, count(*) AS n
+            FROM builds b WHERE b.evaluation_id = e.id GROUP BY b.status) c) END AS builds
+FROM evaluations e
+JOIN jobsets j ON j.id = e.jobset_id
+JOIN projects p ON p.id = j.project_id
+WHERE e.commit_hash = :commit_hash::text AND e.number < :before::bigint
+    AND coalesce(j.project_id = :project::uuid, :project::uuid IS NULL)
+    AND coalesce(e.jobset_id = :jobset::uuid, :jobset::uuid IS NULL)
+    AND coalesce(e.status = ANY(:statuses::text[]), :statuses::text[] IS NULL)
+    AND (p.visibility = 'public' OR :all_projects::boolean OR p.id = ANY(:projects::uuid[]))
 ORDER BY e.number DESC
 LIMIT :page_size::int;
 
