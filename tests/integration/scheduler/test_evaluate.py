@@ -304,8 +304,8 @@ async def test_what_waits_for_a_stopped_jobset_is_not_evaluated_but_can_be_ended
     jobset = await world.jobset()
     waiting, ending = [
         await world.one(
-            "INSERT INTO evaluations (jobset_id, commit_hash, cancel_requested)"
-            " VALUES ($1, $2, $3) RETURNING id",
+            "INSERT INTO evaluations (jobset_id, commit_hash, cancel_requested, status)"
+            " VALUES ($1, $2, $3, 'pending') RETURNING id",
             jobset,
             digit * 40,
             digit == "b",
