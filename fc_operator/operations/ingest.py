@@ -12,12 +12,22 @@ import time
 from array import array
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from fc_operator.clients.nix import Missing, Nix
 from fc_operator.clients.registrations import describe
 from fc_operator.errors import LeaseLostError, NotFoundError
+from fc_operator.evaluator import roots
 from fc_operator.model.evaluations import EvaluationEnd, EvaluationFence
-from fc_operator.model.ids import BuildId, ClassId, DrvPath, EvaluationId, StepId, new_uuid
+from fc_operator.model.ids import (
+    BuildId,
+    ClassId,
+    DrvPath,
+    EvaluationId,
+    StepId,
+    StorePath,
+    new_uuid,
+)
 from fc_operator.model.jobs import JobError, JobRow, dotted
 from fc_operator.model.outcomes import Harvest
 from fc_operator.model.statuses import LIVE, BuildStatus, EvaluationStatus
@@ -41,6 +51,7 @@ _REUSE_ROWS = 1000
 class _Session:
     """What is remembered of one evaluation between its batches."""
 
+    evaluation_id: EvaluationId
     context: store.Context
     known: set[DrvPath] = field(default_factory=set)
     """Steps that were planned in earlier batches."""
@@ -83,12 +94,24 @@ class _Batch:
 
 
 class Ingest:
-    """Writes what evaluations yield. One instance serves all evaluations of a process."""
+    """Writes what evaluations yield. One instance serves all evaluations of a process.
 
-    def __init__(self, database: Database, nix: Nix, builds: BuildSettings) -> None:
+    ``roots_dir`` holds a folder per evaluation whose links keep what it needs from the collector;
+    that of the evaluators by default.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        nix: Nix,
+        builds: BuildSettings,
+        *,
+        roots_dir: Path | None = None,
+    ) -> None:
         self._database = database
         self._nix = nix
         self._builds = builds
+        self._roots_dir = roots_dir or roots.default_dir(nix.env)
         self._sessions: dict[EvaluationId, _Session] = {}
 
     async def add(
@@ -223,7 +246,9 @@ class Ingest:
                 context = await store.fetch_context(connection, fence.evaluation_id)
             if context is None:
                 raise LeaseLostError(f"evaluation {fence.evaluation_id} is gone")
-            session = self._sessions[fence.evaluation_id] = _Session(context=context)
+            session = self._sessions[fence.evaluation_id] = _Session(
+                evaluation_id=fence.evaluation_id, context=context
+            )
         return session
 
     async def _planned(
@@ -272,13 +297,18 @@ class Ingest:
         return _Batch(
             plan=plan,
             errors=(*errors, *plan.errors),
-            harvests=await self._harvests(plan.jobs),
+            harvests=await self._harvests(session.evaluation_id, plan.jobs),
             asked=frozenset(asked.will_build) | frozenset(more_needs or ()),
             asked_at_s=asked_at_s,
         )
 
-    async def _harvests(self, jobs: Sequence[PlannedJob]) -> dict[int, Harvest]:
-        """What the outputs of jobs that are valid already say about themselves."""
+    async def _harvests(
+        self, evaluation_id: EvaluationId, jobs: Sequence[PlannedJob]
+    ) -> dict[int, Harvest]:
+        """What the outputs of jobs that are valid already say about themselves.
+
+        They become roots first, as what is built does: nobody builds them again.
+        """
         valid = {
             number: {name: str(path) for name, path in job.row.outputs.items() if path}
             for number, job in enumerate(jobs)
@@ -288,6 +318,10 @@ class Ingest:
         if not paths:
             return {}
         known = await self._nix.registrations(paths)
+        if known:
+            # A name of its own, so that no batch takes the links of another.
+            link = self._roots_dir / str(evaluation_id) / f"outputs-{new_uuid().hex}"
+            await self._nix.add_roots([StorePath(path) for path in known], link)
 
         def read() -> dict[int, Harvest]:
             return {

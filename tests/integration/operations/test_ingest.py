@@ -8,9 +8,14 @@ from pathlib import Path
 import pytest
 
 from fc_operator.errors import LeaseLostError, NotFoundError
+from fc_operator.evaluator import roots
 from fc_operator.model.evaluations import EvaluationEnd
 from fc_operator.model.jobs import JobError, JobMeta
 from fc_operator.model.statuses import BuildStatus, EvaluationStatus
+
+
+def are_there(rows):
+    return [Path(row.outputs["out"]).exists() for row in rows]
 
 
 async def test_rows_become_builds_steps_and_edges(engine):
@@ -88,6 +93,25 @@ async def test_only_what_must_be_built_is_a_step(nix_engine, nix):
     (product,) = await nix_engine.sql("SELECT * FROM build_products")
     assert (product["type"], product["name"]) == ("nix-build", "leaf")
     assert steps["mid"]["build_id"] == builds["top"]["id"]
+
+
+@pytest.mark.nix
+async def test_what_is_valid_already_is_not_collected_while_its_build_says_succeeded(
+    nix_engine, nix
+):
+    """The dry run of a batch sees it valid; from then on nobody would build it again."""
+    here = [nix.drv(f"echo {n} > $out", name=f"here-{n}") for n in range(2)]
+    nix.run("nix-store", "--realise", *here)
+    rows = [nix_engine.row(f"job{n}", drv) for n, drv in enumerate(here)]
+    fence = await nix_engine.evaluation(await nix_engine.jobset())
+    for row in rows:  # a batch each
+        await nix_engine.ingest.add(fence, [row], [])
+    nix.run("nix-store", "--gc")
+    assert set((await nix_engine.statuses(fence)).values()) == {"succeeded"}
+    assert are_there(rows) == [True, True]
+    roots.drop(roots.default_dir(nix.env) / str(fence.evaluation_id))
+    nix.run("nix-store", "--gc")
+    assert are_there(rows) == [False, False]
 
 
 @pytest.mark.nix
