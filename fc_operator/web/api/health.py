@@ -2,7 +2,7 @@
 
 ``/live`` is for whoever restarts dead processes and asks nothing else. ``/health`` is 503 when
 something that ran is gone: the database, or a scheduler that stopped beating. ``/ready`` is 503
-also while no scheduler was ever there: nothing would be built then.
+also while there is no scheduler at all: nothing would be built then.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ async def check(web: Context, *, scheduler_needed: bool) -> list[Check]:
 def judge_heartbeat(seen_s_ago: float | None, *, needed: bool) -> Check:
     """What the age of the newest heartbeat means."""
     if seen_s_ago is None:
-        return {"name": "scheduler", "ok": not needed, "detail": "none was ever seen"}
+        return {"name": "scheduler", "ok": not needed, "detail": "none is running"}
     return {
         "name": "scheduler",
         "ok": seen_s_ago <= HEARTBEAT_S_MAX,

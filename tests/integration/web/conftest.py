@@ -242,6 +242,10 @@ async def world(database):
         "remote_builders", name="big-1", ssh_uri="ssh://nix@big-1", systems=["x86_64-linux"],
         ssh_key_secret="canary-secret-name", public_host_key="ssh-ed25519 AAAA",
     )  # fmt: skip
+    await world.add(
+        "service_heartbeats", owner="old", kind="agent", host="h",
+        info={"offers": [{"name": "local", "systems": ["x86_64-linux"], "slots": 2}]},
+    )  # fmt: skip
     await world.add("config_repositories", name="team", url="https://git.example.org/ci.git")
     await world.add(
         "managed_resources", source_kind="ConfigRepository", source_name="team", kind="Project",
