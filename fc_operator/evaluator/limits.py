@@ -65,8 +65,11 @@ class Watch:
         finally:
             watcher.cancel()
             process.kill("the evaluation is over")
-            # Shielded: also a cancelled caller leaves only when the group is gone.
-            await asyncio.shield(process.wait())
+            try:
+                # Shielded: also a cancelled caller leaves only when the group is gone.
+                await asyncio.shield(process.wait())
+            finally:
+                process.close()
             with contextlib.suppress(asyncio.CancelledError):
                 await watcher
 

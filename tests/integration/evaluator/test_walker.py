@@ -437,7 +437,12 @@ async def test_a_cancelled_consumer_kills_the_group(bench):
 
 
 def _nix_below_us() -> list:
-    return [p for p in psutil.Process().children(recursive=True) if "nix" in p.name()]
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if "nix" in process.name():
+                found.append(process)
+    return found
 
 
 async def test_without_nix_it_says_what_is_missing(bench):
