@@ -301,14 +301,16 @@ async def _builders(client: ApiClient, words: str, filters: Filters) -> list[Ite
 
 def machine_row(machine: Item) -> Item:
     """A machine in the words of a builder."""
-    info = machine["info"]
+    # A machine has one executor of its own, which says what it offers.
+    info: Item = next(iter(machine["info"].get("offers") or ()), {})
     return {
         **machine,
         "name": f"{machine['kind']} on {machine['host']}",
         "systems": info.get("systems"),
-        "max_jobs": info.get("slots_total", info.get("slots")),
+        "max_jobs": info.get("slots"),
         "supported_features": info.get("features"),
         "sandbox": info.get("sandbox"),
+        "last_error": info.get("problem") or None,
         "enabled": True,
     }
 

@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import platform
+import re
 import secrets
 import tempfile
 import time
@@ -51,6 +52,8 @@ _PROBE = """derivation {{
     echo fine > $out
   '' ];
 }}"""
+_LOOKED_AROUND = re.compile(r"exit code [78]\b")
+"""The probe ran, and saw something that it would not see in a sandbox."""
 
 
 def _host_folders() -> tuple[str, ...]:
@@ -93,6 +96,9 @@ class LocalExecutor:
         self._busy = 0
         self._runs: dict[StepRef, Realisation] = {}
         self._sandbox: Sandbox | None = None
+        self._is_doubted = True
+        """Whether Nix has to show that it runs before anything else is built."""
+        self._problem = ""
         self._probing = asyncio.Lock()
 
     @property
@@ -111,27 +117,39 @@ class LocalExecutor:
 
     async def capacity(self) -> Capacity:
         """See ``Executor.capacity``; no slots while Nix or the wished sandbox is not to be had."""
+        problem = ""
         try:
             sandbox = (await self.probe()).in_force
             total = self._slots_total
         except PrerequisiteError as error:
-            _log.warning("executors.local_unusable", error=str(error))
-            sandbox, total = "None", 0
+            sandbox, total, problem = "None", 0, str(error)
+        if problem != self._problem:
+            self._problem = problem
+            if problem:
+                _log.warning("executors.local_unusable", error=problem)
+            else:
+                _log.info("executors.local_usable_again")
         return Capacity(
             slots_total=total,
             slots_free=max(0, total - self._busy),
             systems=self.systems,
             features=self._builds.local_features,
             sandbox=sandbox,
+            problem=problem,
         )
 
     async def probe(self) -> Sandbox:
         """Which sandbox is in force, seen by building something that looks around; asked once.
 
+        Whether Nix runs at all is asked again after each failure that was not the build's own.
+
         Raises:
             PrerequisiteError: Nix is missing or broken, or the sandbox is wished and can't be had.
         """
         async with self._probing:
+            if self._is_doubted:
+                await self._require_nix()
+                self._is_doubted = False
             if self._sandbox is None:
                 self._sandbox = await self._probe()
                 _log.info(
@@ -141,13 +159,15 @@ class LocalExecutor:
                 )
             return self._sandbox
 
-    async def _probe(self) -> Sandbox:
+    async def _require_nix(self) -> None:
         try:
             found = await self._nix_words("nix-store", "--version")
         except (OSError, processes.ProcessLimitError) as error:
             raise PrerequisiteError(f"Nix can't be run: {error}", hint="install Nix") from error
         if found[0] != 0:
             raise PrerequisiteError(f"Nix is broken: {found[1]}", hint="see nix.conf")
+
+    async def _probe(self) -> Sandbox:
         if self._nix.sandbox == "None":
             return Sandbox(in_force="None", why="by setting")
         folders = _host_folders()
@@ -165,6 +185,10 @@ class LocalExecutor:
                 f"Nix's sandbox does not work here: {why}",
                 hint="set nix.sandbox to None, or allow user and mount namespaces",
             )
+        plainly = await self._try_sandbox(Sandbox(in_force="None"))
+        if plainly and not _LOOKED_AROUND.search(plainly):
+            # A full disk, say: that tells nothing about the sandbox, so it is asked again later.
+            raise PrerequisiteError(f"Nix can't build here: {plainly}", hint="see nix.conf")
         return Sandbox(in_force="None", why=f"the sandbox does not work here: {why}")
 
     async def _try_sandbox(self, candidate: Sandbox) -> str:
@@ -295,7 +319,10 @@ class LocalExecutor:
                 return classify(
                     Evidence(drv_path=order.drv_path, fault=Fault.SPAWN_FAILED, detail=str(error))
                 )
-            return await run.run(self._calls(run, sandbox), self._harvest)
+            outcome = await run.run(self._calls(run, sandbox), self._harvest)
+            # Nix may be gone, or its configuration broken: what waits must not be tried on it.
+            self._is_doubted |= outcome.retry is Retry.INFRASTRUCTURE
+            return outcome
         finally:
             note.unlink(missing_ok=True)
             self._busy -= 1

@@ -56,6 +56,8 @@ class Capacity:
     """It takes only steps that ask for all of these."""
     sandbox: str = "None"
     """``Nix``, ``None`` or ``Pod``: which one is in force, as probed, not as wished."""
+    problem: str = ""
+    """Why it has no slots at all, for people; empty while it can work."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

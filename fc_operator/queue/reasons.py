@@ -54,6 +54,8 @@ class BuilderOffer:
     offer: Offer
     slots: int = 1
     free: int = 0
+    problem: str = ""
+    """Why it has no slots, in its own words."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +108,11 @@ def _without_builder(at: Situation, builders: Sequence[BuilderOffer]) -> Reason 
         return Reason(code=code, message=f"no builder for {at.system}{features}")
     if all(b.slots == 0 for b in able):
         names = ", ".join(sorted(b.name for b in able))
-        return Reason(code="BuilderUnusable", message=f"{names} can't build at the moment")
+        problems = "; ".join(sorted({b.problem for b in able if b.problem}))
+        message = f"{names} can't build at the moment"
+        return Reason(
+            code="BuilderUnusable", message=f"{message}: {problems}" if problems else message
+        )
     return None
 
 

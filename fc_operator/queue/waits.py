@@ -45,6 +45,7 @@ async def why(connection: Connection, step_id: StepId) -> Reason | None:
                 ),
                 slots=offer.slots,
                 free=offer.free,
+                problem=offer.problem,
             )
             for offer in offers
         ],

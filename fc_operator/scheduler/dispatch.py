@@ -215,7 +215,8 @@ class DispatchService:
     async def _claim(self, executor: Executor) -> int:
         """Claim for the free slots and start what was claimed; how many steps."""
         capacity = await executor.capacity()
-        if executor.name not in self._capacities:
+        known = self._capacities.get(executor.name)
+        if known is None or known.problem != capacity.problem:
             self._beat_now.set()
         self._capacities[executor.name] = capacity
         mine = sum(run.executor is executor for run in self._runs.values())
@@ -375,6 +376,7 @@ class DispatchService:
             "features": list(capacity.features),
             "mandatory": list(capacity.mandatory_features),
             "sandbox": capacity.sandbox,
+            "problem": capacity.problem,
         }
 
     async def _stop_untrusted(self) -> None:

@@ -33,6 +33,8 @@ class OfferRow:
     free: int = 0
     is_live: bool = False
     """A scheduler that lives said so; otherwise it is only declared."""
+    problem: str = ""
+    """Why it can build nothing now, in its own words."""
 
 
 async def take_duty(connection: Connection, name: str, owner: Owner, lease_s: float) -> int | None:
@@ -76,6 +78,7 @@ async def list_offers(connection: Connection, alive_s: float) -> list[OfferRow]:
             slots=row["slots"],
             free=row["free"],
             is_live=row["is_live"],
+            problem=row["problem"],
         )
         async for row in _sql.list_offers(connection, alive_s=alive_s)
     ]

@@ -32,6 +32,7 @@ WHERE s.status = 'unsupported_system';
 -- name: list_offers(alive_s)
 -- What living schedulers and declared builders can build.
 SELECT o ->> 'name' AS name, (o ->> 'slots')::int AS slots, (o ->> 'free')::int AS free, true AS is_live,
+    coalesce(o ->> 'problem', '') AS problem,
     ARRAY(SELECT jsonb_array_elements_text(o -> 'systems')) AS systems,
     ARRAY(SELECT jsonb_array_elements_text(o -> 'features')) AS features,
     ARRAY(SELECT jsonb_array_elements_text(o -> 'mandatory')) AS mandatory
@@ -39,7 +40,7 @@ FROM service_heartbeats h
 CROSS JOIN LATERAL jsonb_array_elements(h.info -> 'offers') o
 WHERE h.seen_at > now() - make_interval(secs => :alive_s::float8)
 UNION ALL
-SELECT name, 0, 0, false, systems, supported_features, mandatory_features
+SELECT name, 0, 0, false, '', systems, supported_features, mandatory_features
 FROM remote_builders
 WHERE enabled AND NOT drain AND deleting_at IS NULL;
 

@@ -54,10 +54,21 @@ def test_a_machine_reads_like_a_builder():
             "kind": "scheduler",
             "host": "here",
             "running": 1,
-            "info": {"slots_total": 2, "systems": ["x86_64-linux"], "sandbox": "Nix"},
+            "info": {
+                "offers": [
+                    {
+                        "name": "local",
+                        "slots": 2,
+                        "systems": ["x86_64-linux"],
+                        "sandbox": "Nix",
+                        "problem": "Nix is broken",
+                    }
+                ]
+            },
         }
     )
     assert (row["name"], row["max_jobs"], row["sandbox"]) == ("scheduler on here", 2, "Nix")
+    assert row["last_error"] == "Nix is broken"
     assert [column.value(row) for column in nouns.BUILDERS.columns][:3] == [
         "scheduler on here", ["x86_64-linux"], 1,
     ]  # fmt: skip

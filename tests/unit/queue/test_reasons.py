@@ -56,3 +56,8 @@ def test_h01_twelve_causes_and_more_each_have_their_reason(situation, builders, 
 )
 def test_what_a_builder_may_take(offer, system, required, expected):
     assert fits(offer, system, required) is expected
+
+
+def test_a_builder_that_can_not_build_says_why_in_its_own_words():
+    reason = why(at(), [builder(slots=0, free=0, problem="Nix can't be run")])
+    assert reason.message.endswith("can't build at the moment: Nix can't be run")
