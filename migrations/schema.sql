@@ -1061,6 +1061,8 @@ CREATE INDEX idx_user_sessions_token ON user_sessions USING btree (session_token
 
 CREATE INDEX idx_user_sessions_user_id ON user_sessions USING btree (user_id);
 
+CREATE INDEX jobset_inputs_build ON jobset_inputs USING hash (value) WHERE (input_type = 'build'::text);
+
 CREATE INDEX jobsets_due ON jobsets USING btree (next_check_at) WHERE ((next_check_at IS NOT NULL) AND (state <> 'disabled'::text) AND (NOT suspended) AND (deleting_at IS NULL));
 
 CREATE INDEX leases_task ON leases USING btree (task_id);

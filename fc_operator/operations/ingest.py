@@ -38,8 +38,8 @@ from fc_operator.planner.plans import Plan, PlannedJob, PlannedStep, Presence
 from fc_operator.results import support
 from fc_operator.settings import BuildSettings
 from fc_operator.store import builds as builds_store
+from fc_operator.store import checks, listener
 from fc_operator.store import ingest as store
-from fc_operator.store import listener
 from fc_operator.store import steps as steps_store
 from fc_operator.store.database import Connection, Database, notify
 
@@ -146,16 +146,18 @@ class Ingest:
             await self._supersede(fence)
 
         async def change(connection: Connection) -> None:
+            woken = False
             await self._hold(connection, fence)
             if last is not None:
                 await _Writing(connection, fence.evaluation_id, session, last).run()
             if completed:
                 inputs = list(last.plan.jobs) if last is not None else []
                 await _relate(connection, fence.evaluation_id, session, inputs, members)
+            woken = await checks.wake_dependents_of_found(connection, fence.evaluation_id)
             await store.end_evaluation(connection, fence, end)
             settled = await builds_store.settle(connection, [fence.evaluation_id])
             await notify(connection, listener.BUILDS, str(fence.evaluation_id))
-            if settled:
+            if settled or woken:
                 await notify(connection, listener.JOBSETS)
 
         await self._database.run(change)

@@ -15,7 +15,7 @@ from fc_operator.model.tasks import StepEnded
 from fc_operator.queue import retries
 from fc_operator.queue.retries import Decision
 from fc_operator.settings import BuildSettings
-from fc_operator.store import attempts, builds, listener, steps
+from fc_operator.store import attempts, builds, checks, listener, steps
 from fc_operator.store.claims import Lease
 from fc_operator.store.database import Connection, Database, notify
 from fc_operator.store.steps import HeldStep
@@ -287,23 +287,24 @@ async def _end(
     outputs = [(id_, output) for id_, h in harvests.items() for output in h.outputs]
     if outputs:
         await steps.set_outputs(connection, outputs)
-    touched = {
-        evaluation_id
-        for _, evaluation_id, _ in await builds.end(
-            connection,
-            [
-                builds.BuildEnd(
-                    step_id=id_,
-                    status=d.status,
-                    reason=d.reason,
-                    message=d.message,
-                    harvest=harvests.get(id_),
-                    cached=d.reason in _NOT_BUILT,
-                )
-                for id_, d in ends.items()
-            ],
-        )
-    }
+    ended = await builds.end(
+        connection,
+        [
+            builds.BuildEnd(
+                step_id=id_,
+                status=d.status,
+                reason=d.reason,
+                message=d.message,
+                harvest=harvests.get(id_),
+                cached=d.reason in _NOT_BUILT,
+            )
+            for id_, d in ends.items()
+        ],
+    )
+    touched = {evaluation_id for _, evaluation_id, _ in ended}
+    good = [b for b, _, id_ in ended if ends[id_].status is BuildStatus.SUCCEEDED]
+    if good and await checks.wake_dependents(connection, good):
+        await notify(connection, listener.JOBSETS)
     # What was only checked blocked nobody and fails nobody.
     counted = {id_: d for id_, d in ends.items() if not held[id_].check_mode}
     well = [id_ for id_, d in counted.items() if d.status in OUTPUTS_VALID]

@@ -6,7 +6,7 @@ the claim still holds; a claim that was lost comes back when its lease ends.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -290,6 +290,21 @@ async def wake(
     """Make jobsets due now; those that exist."""
     rows = _sql.wake(connection, jobset_ids=list(jobset_ids), reason=reason)
     return [JobsetId(row["id"]) async for row in rows]
+
+
+async def wake_dependents(connection: Connection, build_ids: Collection[BuildId]) -> bool:
+    """Make jobsets due that have the job of one of these builds as an input; whether there are any.
+
+    They are not woken for what their last evaluation had already.
+    """
+    return bool([r async for r in _sql.wake_dependents(connection, build_ids=list(build_ids))])
+
+
+async def wake_dependents_of_found(connection: Connection, evaluation_id: EvaluationId) -> bool:
+    """As ``wake_dependents``, for what an evaluation found valid."""
+    rows = _sql.list_wanted_found(connection, evaluation_id=evaluation_id)
+    found = [BuildId(row["id"]) async for row in rows]
+    return await wake_dependents(connection, found) if found else False
 
 
 async def request(

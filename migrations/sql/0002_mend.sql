@@ -340,6 +340,8 @@ ALTER TABLE jobset_inputs
     DROP COLUMN created_at,
     ADD CONSTRAINT jobset_inputs_value_check CHECK (input_type <> 'git'
         OR value !~* '^(ext::|file:)' AND left(value, 1) <> '-');
+-- Which jobsets a new success of a job wakes; a hash, for values may be long.
+CREATE INDEX jobset_inputs_build ON jobset_inputs USING hash (value) WHERE input_type = 'build';
 
 ALTER TABLE channels
     ALTER COLUMN id SET DEFAULT fc_uuid_v7(),

@@ -164,6 +164,62 @@ SET next_check_at = now(), check_failures = 0,
 WHERE id = ANY (:jobset_ids::uuid[]) AND deleting_at IS NULL
 RETURNING id;
 
+-- name: list_wanted_found(evaluation_id)
+-- Jobs of an evaluation that were valid from the start and are an input of some jobset.
+SELECT b.id
+FROM evaluations e
+JOIN jobsets j ON j.id = e.jobset_id
+JOIN projects p ON p.id = j.project_id
+JOIN builds b ON b.evaluation_id = e.id AND b.status = 'succeeded' AND b.cached
+WHERE e.id = :evaluation_id AND EXISTS (SELECT FROM jobset_inputs WHERE input_type = 'build')
+    AND EXISTS (
+        SELECT FROM jobset_inputs i
+        WHERE i.input_type = 'build' AND i.value IN (
+            j.name || ':' || b.job_name, p.name || ':' || j.name || ':' || b.job_name)
+    );
+
+-- name: wake_dependents(build_ids)
+-- Other jobsets that have the job of one of these successes as an input and look by themselves are
+-- due now, unless their last evaluation had the same output. A jobset never wakes itself.
+WITH succeeded AS (
+    SELECT b.job_name, coalesce(b.outputs ->> 'out', b.build_output_path) AS store_path,
+        j.id AS jobset_id, j.name AS jobset, p.id AS project_id, p.name AS project, p.visibility
+    FROM builds b
+    JOIN evaluations e ON e.id = b.evaluation_id AND e.trust = 'trusted'
+    JOIN jobsets j ON j.id = e.jobset_id
+    JOIN projects p ON p.id = j.project_id
+    WHERE b.id = ANY (:build_ids::uuid[]) AND b.status = 'succeeded'
+        AND EXISTS (SELECT FROM jobset_inputs WHERE input_type = 'build')
+), named AS (
+    SELECT s.*, u.value, u.needs_project
+    FROM succeeded s
+    CROSS JOIN LATERAL (VALUES
+        (s.jobset || ':' || s.job_name, true),
+        (s.project || ':' || s.jobset || ':' || s.job_name, false)
+    ) AS u (value, needs_project)
+), due AS (
+    SELECT c.id
+    FROM named n
+    JOIN jobset_inputs i ON i.input_type = 'build' AND i.value = n.value
+    JOIN jobsets c ON c.id = i.jobset_id
+    WHERE c.id <> n.jobset_id AND c.deleting_at IS NULL AND c.next_check_at IS NOT NULL
+        AND (c.project_id = n.project_id OR NOT n.needs_project AND n.visibility = 'public')
+        AND NOT EXISTS (
+            SELECT FROM evaluation_inputs x
+            WHERE x.name = i.name AND x.store_path = n.store_path AND x.evaluation_id = (
+                SELECT l.id FROM evaluations l
+                WHERE l.jobset_id = c.id AND l.pr_number IS NULL
+                ORDER BY l.number DESC LIMIT 1)
+        )
+    ORDER BY c.id
+    FOR NO KEY UPDATE OF c
+)
+UPDATE jobsets j
+SET next_check_at = now(),
+    check_reason = CASE j.check_reason WHEN 'interval' THEN 'input' ELSE j.check_reason END
+WHERE j.id IN (SELECT id FROM due)
+RETURNING j.id;
+
 -- name: request(jobset_id, commit, force)^
 -- A person wants an evaluation now.
 UPDATE jobsets

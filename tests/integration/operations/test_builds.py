@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -14,6 +16,8 @@ from fc_operator.model.outcomes import Product, Retry
 from fc_operator.model.statuses import BuildStatus, EvaluationStatus
 from fc_operator.operations import builds, steps
 from fc_operator.queue import waits
+
+HOUR = timedelta(hours=1)
 
 
 async def ids(engine, fence, *names):
@@ -387,3 +391,75 @@ async def test_h04_ingest_ends_restarts_and_cancels_at_once_never_deadlock(engin
     assert await engine.invariants() == []
     live = "SELECT count(*) FROM builds WHERE status IN ('pending', 'running')"
     assert await engine.one(live) == 0
+
+
+@pytest.fixture
+async def consumer(engine):
+    """A jobset of another project that has a job of ours as an input, and looks each hour."""
+    libs = await engine.jobset("libs", state="one_at_a_time")
+    user = await engine.jobset(
+        "user", project="other", check_reason="interval", next_check_at=datetime.now(UTC) + HOUR
+    )
+    await engine.sql(
+        "INSERT INTO jobset_inputs (jobset_id, name, input_type, value)"
+        " VALUES ($1, 'lib', 'build', 'demo:libs:lib')",
+        user,
+    )
+    return libs, user
+
+
+async def reasons(engine, jobset_id):
+    return await engine.sql(
+        "SELECT check_reason FROM jobsets WHERE id = $1 AND next_check_at <= now()", jobset_id
+    )
+
+
+async def test_a_success_wakes_who_has_it_as_an_input_once_per_output(engine, worker, consumer):
+    libs, user = consumer
+    await engine.evaluate(libs, [engine.told("lib"), engine.told("bad")])
+    await worker.claim()
+    await worker.end("bad", status=BuildStatus.FAILED)
+    assert await reasons(engine, user) == []
+    await worker.end("lib")
+    assert await reasons(engine, user) == [("input",)]
+    assert await reasons(engine, libs) != [("input",)]
+    # Its evaluation had that output: the same again is nothing new.
+    fence = await engine.evaluate(user, [])
+    await engine.sql(
+        "INSERT INTO evaluation_inputs (evaluation_id, name, input_type, value, store_path)"
+        " SELECT $1, 'lib', 'build', '', coalesce(outputs ->> 'out', build_output_path)"
+        " FROM builds WHERE job_name = 'lib'",
+        fence.evaluation_id,
+    )
+    await engine.sql(
+        "UPDATE jobsets SET next_check_at = now() + interval '1 h', check_reason = 'interval'"
+    )
+    (build,) = await engine.sql("SELECT id FROM builds WHERE job_name = 'lib'")
+    await builds.restart(engine.database, [build["id"]], "me")
+    await worker.claim()
+    await worker.end("lib")
+    assert await reasons(engine, user) == []
+
+
+async def test_what_was_found_valid_wakes_who_has_it_as_an_input(engine, consumer):
+    libs, user = consumer
+    await engine.evaluate(libs, [replace(engine.told("lib"), cache_status="cached")])
+    assert await reasons(engine, user) == [("input",)]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE projects SET visibility = 'private' WHERE name = 'demo'",
+        "UPDATE jobset_inputs SET value = 'libs:lib'",
+        "UPDATE jobsets SET next_check_at = NULL",
+        "UPDATE jobsets SET deleting_at = now() WHERE name = 'user'",
+    ],
+)
+async def test_a_success_wakes_nobody_who_may_not_see_or_look(engine, worker, consumer, change):
+    libs, user = consumer
+    await engine.sql(change)
+    await engine.evaluate(libs, [engine.told("lib")])
+    await worker.claim()
+    await worker.end("lib")
+    assert await reasons(engine, user) == []
