@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fc_operator.errors import EvaluationError, LimitReachedError, PrerequisiteError
-from fc_operator.evaluator import expressions
+from fc_operator.evaluator import expressions, faults
 from fc_operator.evaluator.requests import Argument, EvaluationRequest, Tree
 from fc_operator.kit import processes
 
@@ -25,6 +25,7 @@ async def hashed(tree: Tree, *, env: Mapping[str, str], timeout_s: float) -> Tre
         PrerequisiteError: ``nix-hash`` can't be run.
         LimitReachedError: it took too long.
         EvaluationError: the folder can't be read.
+        UnavailableError: the machine has troubles of its own.
     """
     if tree.nar_hash:
         return tree
@@ -39,7 +40,9 @@ async def hashed(tree: Tree, *, env: Mapping[str, str], timeout_s: float) -> Tre
     except processes.ProcessLimitError as error:
         raise LimitReachedError(str(error), limit="time") from error
     if done.code != 0:
-        raise EvaluationError(f"the checkout can't be hashed: {done.stderr.decode()[-2000:]}")
+        told = done.stderr.decode("utf-8", "replace")[-2000:]
+        await faults.require_sound("nix-hash", told, env)
+        raise EvaluationError(f"the checkout can't be hashed: {told}")
     digest = base64.b64encode(bytes.fromhex(done.stdout.decode().strip())).decode()
     return replace(tree, nar_hash=f"sha256-{digest}")
 

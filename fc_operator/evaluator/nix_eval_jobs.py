@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Mapping
 from pathlib import Path
 
 from fc_operator.errors import EvaluationError, InvalidError, LimitReachedError, PrerequisiteError
-from fc_operator.evaluator import arguments, expressions, flakes, rows, versions
+from fc_operator.evaluator import arguments, expressions, faults, flakes, rows, versions
 from fc_operator.evaluator.batches import batched
 from fc_operator.evaluator.limits import Watch
 from fc_operator.evaluator.protocol import EvaluationBatch
@@ -78,6 +78,8 @@ class NixEvalJobs:
                 await listener
             finally:
                 listener.cancel()
+        if code > 0:
+            await faults.require_sound(self.name, tail.decode("utf-8", "replace"), self._env)
         if code != 0:
             _fail(request, watch, code, tail.decode("utf-8", "replace"))
 
@@ -95,6 +97,8 @@ class NixEvalJobs:
             store_dir=self._nix.store_dir,
             name_of_root=expressions.name_of_root(request),
         )
+        if isinstance(item, JobError):
+            faults.refuse(item.message)
         return None if rows.is_unwanted(item, request.systems) else item
 
 

@@ -47,5 +47,6 @@ class Evaluator(Protocol):
             EvaluationError: the whole expression does not evaluate; the message is Nix's.
             LimitReachedError: time or output, or memory where no attribute is to blame.
             PrerequisiteError: the evaluator can't be run.
+            UnavailableError: the machine failed, such as a full disk; the source is not to blame.
         """
         ...

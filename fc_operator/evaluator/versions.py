@@ -30,13 +30,28 @@ async def of(program: str, env: Mapping[str, str]) -> str:
         raise PrerequisiteError(f"{program} is not on PATH", hint="install Nix")
     file = (path, os.stat(path).st_mtime_ns)  # noqa: PTH116 - a name, and one look at an inode
     if file not in _known:
-        try:
-            done = await processes.run([path, "--version"], env=env)
-        except (OSError, processes.ProcessLimitError) as error:
-            raise PrerequisiteError(f"{program} can't be run: {error}") from error
-        if done.code != 0:
-            said = done.stderr.decode("utf-8", "replace")[-2000:].strip()
-            raise PrerequisiteError(f"{program} is broken: {said}", hint="see nix.conf")
-        found = _VERSION.search(done.stdout.decode("utf-8", "replace"))
-        _known[file] = found.group() if found else "unknown"
+        _known[file] = await _ask(path, program, env)
     return _known[file]
+
+
+async def require(program: str, env: Mapping[str, str]) -> None:
+    """Ask anew whether ``program`` runs: it ended badly, and its configuration may be broken.
+
+    Raises:
+        PrerequisiteError: it does not; ``of`` will ask again too.
+    """
+    for file in [file for file in _known if file[0] == find(program, env)]:
+        del _known[file]
+    await of(program, env)
+
+
+async def _ask(path: str, program: str, env: Mapping[str, str]) -> str:
+    try:
+        done = await processes.run([path, "--version"], env=env)
+    except (OSError, processes.ProcessLimitError) as error:
+        raise PrerequisiteError(f"{program} can't be run: {error}") from error
+    if done.code != 0:
+        said = done.stderr.decode("utf-8", "replace")[-2000:].strip()
+        raise PrerequisiteError(f"{program} is broken: {said}", hint="see nix.conf")
+    found = _VERSION.search(done.stdout.decode("utf-8", "replace"))
+    return found.group() if found else "unknown"

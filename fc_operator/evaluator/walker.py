@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from fc_operator.errors import EvaluationError, InvalidError, LimitReachedError, PrerequisiteError
-from fc_operator.evaluator import arguments, expressions, flakes, roots, rows, versions
+from fc_operator.evaluator import arguments, expressions, faults, flakes, roots, rows, versions
 from fc_operator.evaluator.batches import batched
 from fc_operator.evaluator.limits import Watch
 from fc_operator.evaluator.protocol import EvaluationBatch
@@ -131,6 +131,8 @@ class Walker:
                     yield item
             if run.code == 0 and run.collected is None:
                 break
+            if run.code > 0:
+                await faults.require_sound("nix-instantiate", run.told, self._env)
             blame = _judge(walk, run)
             if blame:
                 yield JobError(

@@ -332,6 +332,9 @@ class Run:
                     await insist(partial(ingest.add, self._fence, batch.rows, batch.errors))
         except EvaluationError as error:
             return _failed("evaluation", "EvaluationFailed", error.message)
+        except UnavailableError as error:
+            # A full disk, say. Whatever it has told before, the source had no fair try.
+            return _failed("internal", "MachineFailed", error.message)
         except LimitReachedError as error:
             return EvaluationEnd(
                 status=EvaluationStatus.TIMED_OUT

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from fc_operator.clients.git import Git, Mirror
 from fc_operator.clients.secrets import Secrets
-from fc_operator.errors import FcError
+from fc_operator.errors import FcError, PrerequisiteError
 from fc_operator.kit import logs
 from fc_operator.model.evaluations import ResolvedInput
 from fc_operator.model.ids import CommitId, EvaluationId, Owner, new_uuid
@@ -50,6 +50,8 @@ class Failed:
     error: str
     is_waiting: bool = False
     """It is no error: the jobset waits for a build of another one."""
+    is_lack: bool = False
+    """It is no fault of the source: this machine has no Nix that works."""
 
 
 class Checks:
@@ -138,7 +140,7 @@ class Checks:
         except WaitingForBuild as waiting:
             return Failed(error=str(waiting), is_waiting=True)
         except FcError as error:
-            return Failed(error=str(error))
+            return Failed(error=str(error), is_lack=isinstance(error, PrerequisiteError))
         except Exception as error:  # noqa: BLE001 - one jobset must not end the looks at the others
             _log.exception("triggers.look_broke", jobset=f"{jobset.project}/{jobset.name}")
             return Failed(error=f"our own error: {error!r}")
@@ -164,9 +166,8 @@ class Checks:
 
     async def _write_failure(self, jobset: DueJobset, failed: Failed) -> None:
         failures = jobset.failures if failed.is_waiting else jobset.failures + 1
-        delay_s = (
-            decisions.waiting_s(jobset) if failed.is_waiting else decisions.after_error_s(failures)
-        )
+        after_s = decisions.after_lack_s if failed.is_lack else decisions.after_error_s
+        delay_s = decisions.waiting_s(jobset) if failed.is_waiting else after_s(failures)
         _log.warning(
             "triggers.look_failed",
             jobset=f"{jobset.project}/{jobset.name}",

@@ -16,6 +16,7 @@ PASSING = frozenset({"fetch", "internal"})
 QUARANTINED = "Quarantined"
 """The reason of an evaluation whose holders were lost again and again."""
 _AFTER_ERROR = Backoff(base_s=15, factor=2, cap_s=1800)
+_LACKING_S_MAX = 60.0
 _WAITING_S_MAX = 60.0
 
 
@@ -76,6 +77,11 @@ def next_look_s(
 def after_error_s(failures: int, rng: random.Random | None = None) -> float:
     """Seconds until the next try after the ``failures``-th failed look in a row."""
     return _AFTER_ERROR.delay_s(failures, rng)
+
+
+def after_lack_s(failures: int, rng: random.Random | None = None) -> float:
+    """The same where this machine lacks something: who mends it shall not wait for long."""
+    return min(_AFTER_ERROR.delay_s(failures, rng), _LACKING_S_MAX)
 
 
 def waiting_s(jobset: DueJobset) -> float:
