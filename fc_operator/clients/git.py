@@ -58,12 +58,17 @@ _ALWAYS = (
     "core.askPass=", "submodule.recurse=false", "fetch.recurseSubmodules=false",
     "transfer.fsckObjects=true", "fetch.fsck.zeroPaddedFilemode=ignore",
     "fetch.fsck.missingSpaceBeforeDate=ignore", "fetch.fsck.badTimezone=ignore",
-    "transfer.unpackLimit=1", "fetch.writeCommitGraph=true", "gc.autoDetach=false",
+    "transfer.unpackLimit=1", "fetch.writeCommitGraph=false", "gc.auto=0", "maintenance.auto=false",
     "http.followRedirects=false", "http.lowSpeedLimit=1000", "http.lowSpeedTime=60",
     "core.protectHFS=true", "core.protectNTFS=true", "core.symlinks=true", "core.autocrlf=false",
     "advice.detachedHead=false",
 )  # fmt: skip
-"""Old histories have the three harmless faults of ``fetch.fsck``; all others end a fetch."""
+"""Old histories have the three harmless faults of ``fetch.fsck``; all others end a fetch. What git
+would tidy up after a fetch, while somebody waits, is done by ``Git._tend`` now and then."""
+_PACKS_MAX = 24
+"""So many packs make a mirror slow to read."""
+_SEEN_MAX = 1_000
+"""So many commits are remembered of a mirror."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,11 +210,16 @@ class Mirror:
             InvalidError: it can't be the name of a branch.
         """
         name = git_urls.check_ref(_BRANCHES + branch)
-        done = await self._run(
-            ["rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}"],
-            check=False,
-        )
-        return CommitId(done.stdout.decode().strip()) if done.code == 0 else None
+        found = await asyncio.to_thread(_loose_ref, self.path / name)
+        if found is None:
+            done = await self._run(
+                ["rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}"],
+                check=False,
+            )
+            found = CommitId(done.stdout.decode().strip()) if done.code == 0 else None
+        if found is not None:
+            self._git.remember(self.path, found)
+        return found
 
     async def has(self, commits: Iterable[CommitId]) -> bool:
         """Whether all these commits are here."""
@@ -359,6 +369,8 @@ class Git:
             "GIT_PROTOCOL_FROM_USER": "0",
         }
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._tended: dict[Path, asyncio.Task[None]] = {}
+        self._seen: dict[Path, set[CommitId]] = {}
 
     def check_url(self, url: str) -> GitUrl:
         """Judge a URL without asking anybody.
@@ -413,6 +425,8 @@ class Git:
         """
         target = self.check_url(url)
         mirror = self.mirror(url, credentials=credentials)
+        if wants and self._seen.get(mirror.path, set()).issuperset(wants):
+            return mirror
         async with self._locked(mirror.path):
             if wants and await _exists(mirror.path) and await mirror.has(wants):
                 return mirror
@@ -421,7 +435,40 @@ class Git:
                 if wants and not await mirror.has(wants):
                     ids = [_checked_id(each) for each in wants]
                     await self._fetch_refs(mirror, access, ids)
+        if await asyncio.to_thread(_packs, mirror.path) > _PACKS_MAX:
+            self._tend_soon(mirror)
         return mirror
+
+    def remember(self, path: Path, commit: CommitId) -> None:
+        """Note that a mirror has a commit, so that nobody need look again."""
+        seen = self._seen.setdefault(path, set())
+        if len(seen) > _SEEN_MAX:
+            seen.clear()
+        seen.add(commit)
+
+    def _tend_soon(self, mirror: Mirror) -> None:
+        """Join what many fetches left, once nobody waits for it."""
+        if mirror.path not in self._tended:
+            task = asyncio.create_task(self._tend(mirror), name="tend")
+            self._tended[mirror.path] = task
+            task.add_done_callback(lambda _: self._tended.pop(mirror.path, None))
+
+    async def _tend(self, mirror: Mirror) -> None:
+        try:
+            async with self._locked(mirror.path):
+                for argv in (
+                    ["repack", "-d", "-q", "--geometric=2", "--write-midx"],
+                    ["pack-refs", "--all"],
+                    ["commit-graph", "write", "--reachable", "--split", "--no-progress"],
+                ):
+                    await self.run(
+                        [f"--git-dir={mirror.path}", *argv],
+                        url=mirror.url,
+                        timeout_s=self.settings.timeout_s,
+                    )
+        except FcError as error:
+            # It is as good as before, and tried again after the next fetch.
+            _log.warning("clients.mirror_not_tended", url=mirror.url, error=str(error))
 
     async def _fetch(self, mirror: Mirror, access: _Access) -> None:
         refs = [f"+{_BRANCHES}*:{_BRANCHES}*", f"+{_TAGS}*:{_TAGS}*"]
@@ -443,6 +490,7 @@ class Git:
 
     async def _prepare(self, mirror: Mirror, *, fresh: bool, object_format: str) -> None:
         if fresh:
+            self._seen.pop(mirror.path, None)
             await asyncio.to_thread(shutil.rmtree, mirror.path, ignore_errors=True)
         if await _exists(mirror.path):
             # We hold the lock, so what looks locked or half-written was left by a killed fetch.
@@ -474,6 +522,7 @@ class Git:
             for task in (work, watch):
                 task.cancel()
             await asyncio.gather(work, watch, return_exceptions=True)
+        self._seen.pop(mirror.path, None)
         await asyncio.to_thread(shutil.rmtree, mirror.path, ignore_errors=True)
         raise LimitReachedError(
             f"the repository {mirror.url} is larger than {self.settings.max_bytes} bytes",
@@ -727,6 +776,19 @@ def _checked_id(text: str) -> str:
 
 async def _exists(path: Path) -> bool:
     return await asyncio.to_thread((path / "HEAD").is_file)
+
+
+def _packs(path: Path) -> int:
+    return sum(1 for _ in (path / "objects" / "pack").glob("*.pack"))
+
+
+def _loose_ref(path: Path) -> CommitId | None:
+    """The commit in the file of a ref; None where it is kept in another way, or is no commit id."""
+    try:
+        text = path.read_text().strip()
+    except OSError:
+        return None
+    return CommitId(text) if git_urls.is_commit(text) else None
 
 
 def _sweep(path: Path) -> None:

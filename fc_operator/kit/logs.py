@@ -75,6 +75,7 @@ def configure(
         "asyncio",
         "git",
         "watchfiles",
+        "celpy",
     ):
         foreign = logging.getLogger(name)
         foreign.handlers[:] = []

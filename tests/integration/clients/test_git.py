@@ -402,3 +402,32 @@ async def test_s10_option_injection_300_payloads_on_every_field_and_no_canary(
             await call(*arguments, **options)
     assert not canary.exists()
     assert not (tmp_path / "out").exists()
+
+
+async def test_a_mirror_tells_where_a_branch_stands_loose_or_packed(git, team):
+    first = team.commit({"a": "1"})
+    team.git("branch", "feature/x")
+    second = team.commit({"a": "2"})
+    mirror = await git.fetch(team.url)
+    for _ in range(2):
+        assert await mirror.tip("main") == second
+        assert await mirror.tip("feature/x") == first
+        assert await mirror.tip("nope") is None
+        await git.run([f"--git-dir={mirror.path}", "pack-refs", "--all"], url=team.url)
+    with pytest.raises(InvalidError):
+        await mirror.tip("a..b")
+    # What is known to be there is not asked for again, even while the host is gone.
+    assert await Git(git.settings, mirror.path.parent).fetch(team.url, wants=[second]) == mirror
+    assert (await git.fetch(team.url, wants=[second])).path == mirror.path
+
+
+async def test_a_mirror_is_tidied_up_after_many_fetches_while_nobody_waits(git, team):
+    for number in range(30):
+        head = team.commit({"a": str(number)})
+        mirror = await git.fetch(team.url)
+        await asyncio.gather(*git._tended.values())
+    packs = list((mirror.path / "objects/pack").glob("*.pack"))
+    assert len(packs) < 20
+    assert (mirror.path / "packed-refs").is_file()
+    assert (await mirror.commit("main")).id == head == await mirror.tip("main")
+    assert (await mirror.commit(head)).rev_count == 30
