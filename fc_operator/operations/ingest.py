@@ -93,6 +93,10 @@ class _Batch:
     asked_at_s: float
 
 
+class _StalePlanError(Exception):
+    """A step that was planned in an earlier batch was cancelled since, and is needed after all."""
+
+
 class Ingest:
     """Writes what evaluations yield. One instance serves all evaluations of a process.
 
@@ -129,8 +133,18 @@ class Ingest:
         session = await self._session(fence)
         now = [row for row in _distinct(rows) if not row.named_constituents]
         session.held |= {row.job_name: row for row in rows if row.named_constituents}
-        batch = await self._planned(session, now, errors)
-        await self._write(fence, session, batch)
+        while True:
+            batch = await self._planned(session, now, errors)
+            try:
+                await self._write(fence, session, batch)
+            except _StalePlanError:
+                await self._forget_cancelled(session)
+            else:
+                return
+
+    async def _forget_cancelled(self, session: _Session) -> None:
+        async with self._database.session() as connection:
+            session.known -= await store.list_cancelled_steps(connection, session.known)
 
     async def finish(self, fence: EvaluationFence, end: EvaluationEnd) -> None:
         """Write everything that only the end of an evaluation tells.
@@ -342,7 +356,7 @@ class Ingest:
         async def change(connection: Connection) -> _Writing:
             await self._hold(connection, fence)
             writing = _Writing(connection, fence.evaluation_id, session, batch)
-            await writing.run()
+            await writing.run(check_known=True)
             return writing
 
         writing = await self._database.run(change)
@@ -392,10 +406,20 @@ class _Writing:
         self._states: dict[DrvPath, StepState] = {}
         self.shared: list[tuple[StepId, PlannedStep]] = []
 
-    async def run(self) -> None:
-        """Write everything and announce it once."""
+    async def run(self, *, check_known: bool = False) -> None:
+        """Write everything and announce it once.
+
+        Raises:
+            _StalePlanError: ``check_known``, and a known step was cancelled since.
+        """
         jobs, build_ids = await self._new_jobs()
         await self._lock(jobs)
+        planned = {step.derivation.drv_path for step in self._batch.plan.steps}
+        if check_known and any(
+            state.status is BuildStatus.CANCELLED and drv not in planned
+            for drv, state in self._states.items()
+        ):
+            raise _StalePlanError
         placed = placement.place(
             self._batch.plan.steps,
             self._states,

@@ -161,6 +161,14 @@ async def lock_steps(
     ]
 
 
+async def list_cancelled_steps(
+    connection: Connection, drv_paths: Collection[DrvPath]
+) -> set[DrvPath]:
+    """Those of some steps that ended as cancelled."""
+    rows = _sql.list_cancelled_steps(connection, drv_paths=list(drv_paths))
+    return {DrvPath(row["drv_path"]) async for row in rows}
+
+
 async def insert_steps(
     connection: Connection, steps: Sequence[NewStep], jobset_id: JobsetId
 ) -> dict[DrvPath, tuple[StepId, BuildStatus]]:

@@ -66,6 +66,10 @@ WHERE s.drv_path = ANY (:drv_paths::text[])
 ORDER BY s.id
 FOR SHARE OF s;
 
+-- name: list_cancelled_steps(drv_paths)
+-- Those of some steps that ended as cancelled.
+SELECT drv_path FROM steps WHERE drv_path = ANY (:drv_paths::text[]) AND status = 'cancelled';
+
 -- name: insert_steps(jobset_id)
 -- New steps from the stage, in one order for all; what somebody else has just inserted stays his.
 INSERT INTO steps (drv_path, name, class_id, status, blockers, priority, jobset_id, timeout_s,

@@ -12,6 +12,7 @@ from fc_operator.evaluator import roots
 from fc_operator.model.evaluations import EvaluationEnd
 from fc_operator.model.jobs import JobError, JobMeta
 from fc_operator.model.statuses import BuildStatus, EvaluationStatus
+from fc_operator.operations import builds
 
 
 def are_there(rows):
@@ -318,6 +319,38 @@ async def test_c22_a_failure_without_its_step_is_still_remembered(engine):
     }
     assert await engine.one("SELECT builds_ended_at IS NOT NULL FROM evaluations")
     assert await engine.invariants() == []
+
+
+@pytest.mark.nix
+async def test_h11_what_was_cancelled_while_its_evaluation_streams_is_built_for_later_jobs(
+    nix_engine, nix
+):
+    deep = nix.drv("echo > $out", name="deep")
+    dep = nix.drv("echo $d > $out", name="dep", attrs=f"d = (import {deep}).outPath;")
+    top, other = (
+        nix.drv("echo $d > $out", name=name, attrs=f"d = (import {dep}).outPath;")
+        for name in ("top", "other")
+    )
+    fence = await nix_engine.evaluation(await nix_engine.jobset())
+    await nix_engine.ingest.add(fence, [nix_engine.row("top", top)], [])
+    (first,) = (await nix_engine.builds(fence)).values()
+    await builds.cancel(nix_engine.database, [first["id"]], "me")
+    await nix_engine.ingest.add(
+        fence, [nix_engine.row("dep", dep), nix_engine.row("other", other)], []
+    )
+    assert await nix_engine.statuses(fence) == {
+        "top": "cancelled",
+        "dep": "pending",
+        "other": "pending",
+    }
+    steps = {name: (s["status"], s["blockers"]) for name, s in (await nix_engine.steps()).items()}
+    assert steps == {
+        "top": ("cancelled", 1),
+        "deep": ("pending", 0),
+        "dep": ("pending", 1),
+        "other": ("pending", 1),
+    }
+    assert await nix_engine.invariants() == []
 
 
 async def test_two_evaluations_ingest_the_same_graph_at_once(engine):
