@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 
 from fc_operator.app import wiring
 from fc_operator.app.state import StateDirectory
@@ -21,6 +22,11 @@ from fc_operator.scheduler.maintain import MaintenanceService
 from fc_operator.settings import Settings
 
 
+def _owners(parts: Parts) -> Path:
+    """Where services remember under which name they hold things; the state's lock guards it."""
+    return parts.state.folder("owners", mode=0o700)
+
+
 def evaluating_services(parts: Parts) -> list[Service]:
     """What turns due jobsets into evaluations, and evaluations into builds and steps."""
     settings, env = parts.settings, wiring.environment()
@@ -35,6 +41,7 @@ def evaluating_services(parts: Parts) -> list[Service]:
         nix=settings.nix,
         evaluation=settings.evaluation,
         queue=settings.queue,
+        owner_file=_owners(parts) / "checks",
     )
     evaluations = EvaluationService(
         database=parts.database,
@@ -69,7 +76,7 @@ def building_services(parts: Parts) -> list[Service]:
         [local],
         queue=settings.queue,
         builds=settings.builds,
-        owner_file=parts.state.path / "owner",
+        owner_file=_owners(parts) / "dispatch",
     )
     maintenance = MaintenanceService(
         parts.database, parts.objects, queue=settings.queue, builds=settings.builds
@@ -82,7 +89,15 @@ async def syncing_services(parts: Parts) -> list[Service]:
     config = parts.settings.config
     await repos.ensure_bootstrap(parts.database, config)
     keyring = Keyring(parts.secrets, parts.cipher)
-    return [repos.RepositorySyncService(parts.database, parts.listener, parts.git, keyring, config)]
+    sync = repos.RepositorySyncService(
+        parts.database,
+        parts.listener,
+        parts.git,
+        keyring,
+        config,
+        owner_file=_owners(parts) / "intake",
+    )
+    return [sync]
 
 
 async def services(parts: Parts) -> list[Service]:

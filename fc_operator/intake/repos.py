@@ -24,6 +24,7 @@ from fc_operator.intake import directories, loads, outcomes
 from fc_operator.intake.loads import Loaded, Memory
 from fc_operator.kit import logs
 from fc_operator.kit.backoff import Backoff
+from fc_operator.kit.lives import Lives
 from fc_operator.kit.services import LoopService, Supervisor
 from fc_operator.model import sources
 from fc_operator.model.sources import Source
@@ -109,6 +110,7 @@ class RepositorySyncService:
         config: ConfigSettings,
         *,
         owner: str | None = None,
+        owner_file: Path | None = None,
         poll_s: float = _POLL_S,
     ) -> None:
         self._database = database
@@ -117,6 +119,7 @@ class RepositorySyncService:
         self._keyring = keyring
         self._config = config
         self._owner = owner or owner_id("intake")
+        self._lives = Lives(owner_file)
         self._poll_s = poll_s
         self._memories: dict[str, Memory] = {}
         self._syncing: set[asyncio.Task[None]] = set()
@@ -139,8 +142,12 @@ class RepositorySyncService:
         await self._cancel({*self._syncing, *self._watching.values()})
         self._watching.clear()
         with contextlib.suppress(UnavailableError):
-            async with self._database.session() as connection:
-                await config_repositories.release(connection, owner=self._owner)
+            await self._release(self._owner)
+            await self._lives.end()
+
+    async def _release(self, owner: str) -> None:
+        async with self._database.session() as connection:
+            await config_repositories.release(connection, owner=owner)
 
     @staticmethod
     async def _cancel(tasks: set[asyncio.Task[None]]) -> None:
@@ -151,6 +158,9 @@ class RepositorySyncService:
     # Syncing --------------------------------------------------------------------------------
 
     async def _run(self) -> None:
+        for owner in await self._lives.earlier(self._owner):
+            await self._release(owner)
+        await self._lives.begin(self._owner)
         with self._listener.subscribe(SOURCES) as subscription:
             while True:
                 free = _AT_ONCE - len(self._syncing)

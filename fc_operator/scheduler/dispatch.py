@@ -21,6 +21,7 @@ from fc_operator.errors import UnavailableError
 from fc_operator.executors.protocol import Capacity, Executor, StepRef, StopReason
 from fc_operator.kit import logs
 from fc_operator.kit.backoff import Backoff
+from fc_operator.kit.lives import Lives
 from fc_operator.kit.services import LoopService
 from fc_operator.model.ids import Owner, StepId
 from fc_operator.model.tasks import (
@@ -85,7 +86,7 @@ class DispatchService:
         self._queue = queue
         self._builds = builds
         self.owner = owner or Owner(owner_id("scheduler"))
-        self._owner_file = owner_file
+        self._lives = Lives(owner_file)
         self._runs: dict[StepRef, _Run] = {}
         self._streams: set[asyncio.Task[None]] = set()
         self._recorder = Recorder(database, builds, on_refused=self._forget)
@@ -138,8 +139,7 @@ class DispatchService:
                 await self._give_back()
                 async with self._database.session() as connection:
                     await store.end_beat(connection, self.owner)
-                if self._owner_file is not None:
-                    await asyncio.to_thread(self._owner_file.unlink, missing_ok=True)
+                await self._lives.end()
         except (TimeoutError, UnavailableError) as error:
             # What could not be given back comes back when its lease runs out.
             _log.warning("scheduler.stop_incomplete", error=repr(error), steps=len(self._runs))
@@ -173,24 +173,14 @@ class DispatchService:
                 return
             for executor in self._executors:
                 await executor.adopt()
-            earlier = await self._earlier_owners()
+            earlier = [Owner(name) for name in await self._lives.earlier(self.owner)]
             if earlier:
                 async with self._database.session() as connection:
                     leases = await store.list_of_owners(connection, earlier)
                 back = await step_operations.requeue(self._database, leases, certain=True)
                 _log.info("scheduler.earlier_life_ended", owners=earlier, steps=back)
-            if self._owner_file is not None:
-                await asyncio.to_thread(_write_owner, self._owner_file, self.owner)
+            await self._lives.begin(self.owner)
             self._adopted = True
-
-    async def _earlier_owners(self) -> list[Owner]:
-        if self._owner_file is None:
-            return []
-        try:
-            text = await asyncio.to_thread(self._owner_file.read_text)
-        except OSError:
-            return []
-        return [Owner(line) for line in text.split() if line != self.owner]
 
     async def _fill(self, executor: Executor, wakes: Subscription) -> None:
         """Claim whenever there are free slots and something may be ready."""
@@ -411,11 +401,6 @@ class DispatchService:
             run = self._runs.get(ref)
             if run is not None:
                 await run.executor.cancel(ref, StopReason.CANCELLED)
-
-
-def _write_owner(path: Path, owner: Owner) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f"{owner}\n")
 
 
 async def _first(*waits: Coroutine[Any, Any, Any]) -> None:

@@ -24,6 +24,7 @@ from fc_operator.evaluator import key, roots
 from fc_operator.evaluator.checkouts import Checkouts
 from fc_operator.evaluator.find import Evaluators
 from fc_operator.kit import logs
+from fc_operator.kit.lives import Lives
 from fc_operator.kit.services import LoopService
 from fc_operator.model.evaluations import ResolvedInput
 from fc_operator.model.ids import CommitId, Owner, TaskId, new_uuid
@@ -54,6 +55,8 @@ class CheckService:
     """Finds due jobsets and looks at their sources, one question per repository.
 
     Repositories are looked at side by side, so that a slow host delays only its own jobsets.
+    ``owner_file`` remembers who looked here before, so that a restart after a crash needs not wait
+    for the long lease of a look; it must belong to one process at a time.
     """
 
     name = "checks"
@@ -70,11 +73,13 @@ class CheckService:
         evaluation: EvaluationSettings,
         queue: QueueSettings,
         owner: Owner | None = None,
+        owner_file: Path | None = None,
     ) -> None:
         self._database = database
         self._listener = listener
         self._evaluators = evaluators
         self._nix = nix
+        self._lives = Lives(owner_file)
         self._poll_s = queue.poll_s
         self._owner = owner or Owner(owner_id("checks"))
         self._checks = Checks(
@@ -99,12 +104,15 @@ class CheckService:
         await self._checks.close()
         with contextlib.suppress(UnavailableError, TimeoutError):
             async with asyncio.timeout(2):
-                await self._give_back()
+                await self._give_back(self._owner)
+                await self._lives.end()
 
     async def _run(self) -> None:
         # After an error of ours: what this process still has claimed is nobody's work.
         await _cancelled(self._looks)
-        await self._give_back()
+        for owner in (self._owner, *await self._lives.earlier(self._owner)):
+            await self._give_back(Owner(owner))
+        await self._lives.begin(self._owner)
         with self._listener.subscribe(listener.JOBSETS) as wakes:
             while True:
                 while await self._look(wakes):
@@ -117,9 +125,9 @@ class CheckService:
             next_s = await checks.next_due_in_s(connection)
         return self._poll_s if next_s is None else min(self._poll_s, max(next_s, _DUE_S_MIN))
 
-    async def _give_back(self) -> None:
+    async def _give_back(self, owner: Owner) -> None:
         async with self._database.transaction() as connection:
-            await checks.give_back(connection, self._owner)
+            await checks.give_back(connection, owner)
 
     async def _look(self, wakes: Subscription) -> bool:
         """Claim what is due and look at it in the background; whether there was anything.
