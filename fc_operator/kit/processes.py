@@ -10,13 +10,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import errno
 import os
 import pwd
-import resource
+import shutil
 import signal
 import sys
 import time
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -39,7 +41,6 @@ class Limits:
     """Bounds of one process; 0 means no bound."""
 
     timeout_s: float = 0
-    memory_bytes: int = 0
     output_bytes: int = 0
 
 
@@ -51,7 +52,6 @@ class Finished:
     stdout: bytes
     stderr: bytes
     wall_s: float
-    peak_memory_bytes: int = 0
 
 
 class _Protocol(asyncio.subprocess.SubprocessStreamProtocol):
@@ -176,10 +176,37 @@ class Process:
         self._protocol.close()
 
 
-def _prepare(
-    memory_bytes: int, death_signal: signal.Signals, user: pwd.struct_passwd | None
-) -> Callable[[], None]:
-    """What the child does between fork and exec.
+@cache
+def _setpriv() -> str | None:
+    return shutil.which("setpriv", path="/usr/bin:/bin") if sys.platform == "linux" else None
+
+
+def _wrapped(words: list[str], death_signal: signal.Signals) -> list[str] | None:
+    """``words`` behind util-linux's setpriv, which does what ``_prepare`` does; None without it.
+
+    With code of ours between fork and exec all our memory's tables are copied first: 8 ms at
+    120 MB, in which the event loop stands still. This way it is a third of a millisecond.
+    """
+    setpriv = _setpriv()
+    return [setpriv, "--pdeathsig", death_signal.name, "--", *words] if setpriv else None
+
+
+def _check_runnable(program: str, env: Mapping[str, str], cwd: Path | None) -> None:
+    """Find out before the start what the kernel would have said of the program itself.
+
+    Raises:
+        OSError: the program or ``cwd`` does not exist, or may not be run.
+    """
+    if shutil.which(program, path=env.get("PATH", os.defpath)) is None:
+        there = os.path.lexists(program)
+        number = errno.EACCES if there else errno.ENOENT
+        raise OSError(number, os.strerror(number), program)
+    if cwd is not None and not cwd.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), os.fspath(cwd))
+
+
+def _prepare(death_signal: signal.Signals, user: pwd.struct_passwd | None) -> Callable[[], None]:
+    """What the child does between fork and exec, where ``_wrapped`` can't.
 
     The user is changed here and not by the library, since uvloop does not know how; and before
     PR_SET_PDEATHSIG, since the kernel forgets that signal when the user changes.
@@ -196,8 +223,6 @@ def _prepare(
             libc.prctl(_PR_SET_PDEATHSIG, death_signal)
             if os.getppid() != parent:  # the parent died in between
                 os._exit(1)
-        if memory_bytes:
-            resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
 
     return prepare
 
@@ -208,7 +233,6 @@ async def start(
     env: Mapping[str, str],
     cwd: Path | None = None,
     stdin: bool = False,
-    memory_bytes: int = 0,
     merge_stderr: bool = False,
     user: pwd.struct_passwd | None = None,
     death_signal: signal.Signals = signal.SIGKILL,
@@ -223,17 +247,19 @@ async def start(
         OSError: the program or ``cwd`` does not exist, or may not be run.
     """
     words = [os.fspath(word) for word in argv]
+    _check_runnable(words[0], env, cwd)
+    wrapped = _wrapped(words, death_signal) if user is None else None
     loop = asyncio.get_running_loop()
     transport, protocol = await loop.subprocess_exec(
         lambda: _Protocol(_LINE_BYTES_MAX, loop),
-        *words,
+        *(wrapped or words),
         stdin=asyncio.subprocess.PIPE if stdin else asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT if merge_stderr else asyncio.subprocess.PIPE,
         env=dict(env),
         cwd=cwd,
         start_new_session=True,
-        preexec_fn=_prepare(memory_bytes, death_signal, user),
+        preexec_fn=None if wrapped else _prepare(death_signal, user),
     )
     inner = asyncio.subprocess.Process(transport, protocol, loop)
     return Process(inner=inner, started_s=time.monotonic(), _protocol=protocol)
@@ -261,7 +287,6 @@ async def run(
         env=env,
         cwd=cwd,
         stdin=stdin is not None,
-        memory_bytes=limits.memory_bytes,
         user=user,
     )
     name = os.path.basename(os.fspath(argv[0]))  # noqa: PTH119 - argv[0] may be a bare name
