@@ -21,6 +21,7 @@ from pathlib import Path
 
 import psutil
 
+from fc_operator.kit import logs
 from fc_operator.store.embedded import EmbeddedPostgres
 
 RSS_MB_GOAL = 150
@@ -77,6 +78,7 @@ def main() -> int:
     print(
         f"Python {platform.python_version()}, {os.cpu_count()} cores, starts {args.starts}, idle {args.idle_s:g} s"
     )
+    logs.configure(level="warning")
     with tempfile.TemporaryDirectory(prefix="fc-bench-") as folder:
         base = Path(folder)
         base.chmod(0o755)
