@@ -70,15 +70,45 @@ async def cancel_in(
     return cancelled
 
 
+async def fail_dependents(
+    connection: Connection, step_ids: Collection[StepId]
+) -> set[EvaluationId]:
+    """All that needs the failed steps fails too; evaluations of builds that ended by it.
+
+    What those waited for besides and nobody else wants is not built any more, as in Hydra; what
+    runs already may end. A restart of the failure takes it all back.
+    """
+    fallout = await steps.fail_dependents(connection, step_ids)
+    await drop_forsaken(connection, fallout.forsaken)
+    return fallout.evaluations
+
+
+async def drop_forsaken(connection: Connection, step_ids: Collection[StepId]) -> None:
+    """Waiting steps of which what needed them has failed end, unless somebody else wants them."""
+    await _drop_unwanted(
+        connection, step_ids, reason="Unwanted", message="what needed it has failed", stops=False
+    )
+
+
 async def _drop_unwanted(
-    connection: Connection, frontier: Collection[StepId], *, reason: str, message: str
+    connection: Connection,
+    frontier: Collection[StepId],
+    *,
+    reason: str,
+    message: str,
+    stops: bool = True,
 ) -> None:
-    """Walk down from steps that lost a build, as far as nobody wants them."""
+    """Walk down from steps that somebody wants no more, as far as nobody else does; ``stops`` also
+    what runs already.
+    """
     stopped: list[StepId] = []
     while frontier:
+        # Locked by a statement of its own: the next one then sees who came to want them meanwhile.
+        await steps.lock(connection, frontier)
         unwanted = await steps.list_unwanted(connection, frontier)
         running = [id_ for id_, status in unwanted if status is BuildStatus.RUNNING]
-        stopped += await steps.request_cancel(connection, running)
+        if stops:
+            stopped += await steps.request_cancel(connection, running)
         waiting = [id_ for id_, status in unwanted if status is BuildStatus.PENDING]
         frontier = await steps.cancel(connection, waiting, reason=reason, message=message)
     if stopped:
@@ -140,7 +170,7 @@ async def _restart(
     # What comes back may need something else that has failed: it fails again, by that.
     failing = await steps.count_blockers(connection, started)
     if failing:
-        touched |= {e for _, e in await steps.fail_dependents(connection, failing)}
+        touched |= await fail_dependents(connection, failing)
     await _announce(connection, touched, settle=True)
     if started:
         await notify(connection, listener.STEPS)

@@ -60,6 +60,8 @@ class _Session:
     """Aggregates by name, which have to wait for all other jobs."""
     aggregates: dict[str, tuple[DrvPath, ...]] = field(default_factory=dict)
     """Constituents that were given as derivations, by name of aggregate."""
+    forsaken: set[StepId] = field(default_factory=set)
+    """Needed by jobs that failed at once; only the end tells whether by others too."""
     seen: set[int] = field(default_factory=set)
     """Hashes of the names of jobs whose inputs are noted."""
     needing: array[int] = field(default_factory=lambda: array("q"))
@@ -162,8 +164,12 @@ class Ingest:
         async def change(connection: Connection) -> None:
             woken = False
             await self._hold(connection, fence)
+            forsaken = session.forsaken
             if last is not None:
-                await _Writing(connection, fence.evaluation_id, session, last).run()
+                writing = _Writing(connection, fence.evaluation_id, session, last)
+                await writing.run()
+                forsaken = forsaken | writing.forsaken
+            await build_operations.drop_forsaken(connection, forsaken)
             if completed:
                 inputs = list(last.plan.jobs) if last is not None else []
                 await _relate(connection, fence.evaluation_id, session, inputs, members)
@@ -361,6 +367,7 @@ class Ingest:
 
         writing = await self._database.run(change)
         session.known.update(step.derivation.drv_path for step in batch.plan.steps)
+        session.forsaken |= writing.forsaken
         session.note(batch.plan.jobs)
         if writing.shared:
             await self._raise_shared(session, writing.shared)
@@ -405,6 +412,7 @@ class _Writing:
         self._batch = batch
         self._states: dict[DrvPath, StepState] = {}
         self.shared: list[tuple[StepId, PlannedStep]] = []
+        self.forsaken: set[StepId] = set()
 
     async def run(self, *, check_known: bool = False) -> None:
         """Write everything and announce it once.
@@ -435,7 +443,8 @@ class _Writing:
         ready = await self._write_steps(placed, build_ids)
         builds = await self._write_builds(jobs, build_ids)
         if placed.failed:
-            await steps_store.fail_dependents(self._connection, placed.failed)
+            fallout = await steps_store.fail_dependents(self._connection, placed.failed)
+            self.forsaken = fallout.forsaken
         errors = [(error, dotted(error.attr_path)) for error in self._batch.errors]
         added = (
             await store.add_errors(self._connection, self._evaluation_id, errors) if errors else 0

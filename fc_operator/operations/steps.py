@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from fc_operator.model.ids import BuildId, EvaluationId, StepId
 from fc_operator.model.statuses import BLOCKING, LIVE, OUTPUTS_VALID, REMEMBERED, BuildStatus
 from fc_operator.model.tasks import StepEnded
+from fc_operator.operations import builds as build_operations
 from fc_operator.queue import retries
 from fc_operator.queue.retries import Decision
 from fc_operator.settings import BuildSettings
@@ -158,8 +159,8 @@ async def give_up(
                 for id_ in taken
             ],
         )
-        failed = await steps.fail_dependents(connection, taken)
-        touched = {e for _, e, _ in ended} | {e for _, e in failed}
+        touched = {e for _, e, _ in ended}
+        touched |= await build_operations.fail_dependents(connection, taken)
         if await builds.settle(connection, touched):
             await notify(connection, listener.JOBSETS)
         if touched:
@@ -177,13 +178,15 @@ async def take_back(database: Database, step_ids: Sequence[StepId]) -> list[Buil
         again = [step.id for step in locked if step.status not in LIVE and not step.outputs_valid]
         started = await steps.restart(connection, again, [])
         back = await builds.restart_of_steps(connection, started)
-        await builds.reopen_evaluations(connection, {build.evaluation_id for build in back})
+        touched = {build.evaluation_id for build in back}
+        await builds.reopen_evaluations(connection, touched)
         failing = await steps.count_blockers(connection, started)
         if failing:
-            await steps.fail_dependents(connection, failing)
-        if back:
-            ids = ",".join(sorted({str(build.evaluation_id) for build in back}))
-            await notify(connection, listener.BUILDS, ids)
+            touched |= await build_operations.fail_dependents(connection, failing)
+            if await builds.settle(connection, touched):
+                await notify(connection, listener.JOBSETS)
+        if touched:
+            await notify(connection, listener.BUILDS, ",".join(sorted(map(str, touched))))
         await notify(connection, listener.STEPS)
         return [build.id for build in back]
 
@@ -311,7 +314,7 @@ async def _end(
     ready = await steps.unblock(connection, well) if well else []
     badly = [id_ for id_, d in counted.items() if d.status in BLOCKING]
     if badly:
-        touched |= {e for _, e in await steps.fail_dependents(connection, badly)}
+        touched |= await build_operations.fail_dependents(connection, badly)
         remembered = [id_ for id_ in badly if ends[id_].status in REMEMBERED]
         if remembered:
             await steps.remember_failures(connection, remembered, settings.failure_ttl_s)

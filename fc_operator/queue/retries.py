@@ -29,6 +29,11 @@ class Decision:
 _CANCELLED = Decision(
     status=BuildStatus.CANCELLED, reason="Cancelled", message="cancelled while it ran"
 )
+_UNWANTED = Decision(
+    status=BuildStatus.CANCELLED,
+    reason="Unwanted",
+    message="what needed it has ended, so it is not tried again",
+)
 
 
 def ladder(base_s: float) -> Backoff:
@@ -54,8 +59,8 @@ def decide(
     is_cancelled = outcome.status is BuildStatus.CANCELLED
     if outcome.retry is Retry.NEVER and not (is_cancelled and is_wanted):
         return _end(outcome, outcome.status)
-    if cancel_requested and not is_wanted:
-        return _CANCELLED
+    if not is_wanted:
+        return _CANCELLED if cancel_requested else _UNWANTED
     # Cancelled for one build while another came to want it: it starts again.
     if outcome.retry is Retry.FREE or is_cancelled:
         return Decision(
@@ -91,8 +96,8 @@ def decide_lost(
     It is no failure of the infrastructure, but it is counted for itself, unless the holder stopped
     in order (not ``is_counted``).
     """
-    if cancel_requested and not is_wanted:
-        return _CANCELLED
+    if not is_wanted:
+        return _CANCELLED if cancel_requested else _UNWANTED
     losses = free_losses + is_counted
     if is_counted and losses >= LOSSES_MAX:
         message = f"{losses} processes that ran it vanished one after the other"

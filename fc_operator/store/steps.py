@@ -16,14 +16,25 @@ from fc_operator.store.queries import load
 _sql = load("steps")
 
 
-async def fail_dependents(
-    connection: Connection, step_ids: Collection[StepId]
-) -> list[tuple[BuildId, EvaluationId]]:
-    """All that needs the failed steps fails too; the builds that ended by it."""
-    return [
-        (BuildId(row["id"]), EvaluationId(row["evaluation_id"]))
-        async for row in _sql.fail_dependents(connection, step_ids=sorted(step_ids))
-    ]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fallout:
+    """What came of failures."""
+
+    evaluations: set[EvaluationId]
+    """Some of their builds ended by it."""
+    forsaken: set[StepId]
+    """What the failed dependents waited for besides."""
+
+
+async def fail_dependents(connection: Connection, step_ids: Collection[StepId]) -> Fallout:
+    """All that needs the failed steps fails too."""
+    fallout = Fallout(evaluations=set(), forsaken=set())
+    async for row in _sql.fail_dependents(connection, step_ids=sorted(step_ids)):
+        if row["needs_step_id"] is None:
+            fallout.evaluations.add(EvaluationId(row["evaluation_id"]))
+        else:
+            fallout.forsaken.add(StepId(row["needs_step_id"]))
+    return fallout
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,13 +29,21 @@ WITH RECURSIVE down AS (
     RETURNING s.id, s.root_cause_step_id, s.error_message
 ), unqueued AS (
     DELETE FROM ready_steps q USING failed f WHERE q.step_id = f.id
+), shown AS (
+    UPDATE builds b
+    SET status = 'dependency_failed', root_cause_step_id = f.root_cause_step_id,
+        status_reason = 'DependencyFailed', error_message = f.error_message, completed_at = now()
+    FROM failed f
+    WHERE b.step_id = f.id AND b.status IN ('pending', 'running')
+    RETURNING b.evaluation_id
 )
-UPDATE builds b
-SET status = 'dependency_failed', root_cause_step_id = f.root_cause_step_id,
-    status_reason = 'DependencyFailed', error_message = f.error_message, completed_at = now()
+SELECT DISTINCT evaluation_id, NULL::bigint AS needs_step_id FROM shown
+UNION ALL
+-- What the failed ones waited for besides; somebody else may want it.
+SELECT DISTINCT NULL::uuid, e.needs_step_id
 FROM failed f
-WHERE b.step_id = f.id AND b.status IN ('pending', 'running')
-RETURNING b.id, b.evaluation_id;
+JOIN step_edges e ON e.step_id = f.id
+JOIN steps n ON n.id = e.needs_step_id AND n.status = 'pending';
 
 -- name: lock(step_ids)!
 -- Some steps, in the one order of all.
@@ -230,7 +238,8 @@ UPDATE leases SET cancel_requested = false
 WHERE step_id = ANY (:step_ids::bigint[]) AND cancel_requested;
 
 -- name: lock_restart(step_ids)
--- Ended steps to restart, the failed ones among what they need, and what failed because of them.
+-- Ended steps to restart, the failed ones among what they need, what failed because of them, and
+-- what was dropped with that.
 WITH RECURSIVE down AS (
     SELECT s.id, s.status, s.check_mode FROM steps s WHERE s.id = ANY (:step_ids::bigint[])
     UNION
@@ -247,10 +256,20 @@ WITH RECURSIVE down AS (
     FROM up u
     JOIN step_edges e ON e.needs_step_id = u.id
     JOIN steps n ON n.id = e.step_id AND n.status = 'dependency_failed'
+), beside AS (
+    SELECT n.id
+    FROM up u
+    JOIN step_edges e ON e.step_id = u.id
+    JOIN steps n ON n.id = e.needs_step_id AND n.status = 'cancelled'
+    UNION
+    SELECT n.id
+    FROM beside b
+    JOIN step_edges e ON e.step_id = b.id
+    JOIN steps n ON n.id = e.needs_step_id AND n.status = 'cancelled'
 )
 SELECT s.id, s.status, fc_outputs_valid(s.status, s.check_mode) AS outputs_valid
 FROM steps s
-WHERE s.id IN (SELECT id FROM down UNION SELECT id FROM up)
+WHERE s.id IN (SELECT id FROM down UNION SELECT id FROM up UNION SELECT id FROM beside)
 ORDER BY s.id
 FOR UPDATE OF s;
 

@@ -170,6 +170,11 @@ class Engine:
                 JOIN steps n ON n.id = e.needs_step_id
                 WHERE s.status IN ('pending', 'running') AND n.status NOT IN ('pending', 'running')
                     AND NOT fc_outputs_valid(n.status, n.check_mode)""",
+            "what waits is wanted": """
+                SELECT s.id FROM steps s WHERE s.status = 'pending' AND NOT EXISTS (
+                    SELECT FROM builds b WHERE b.step_id = s.id AND b.status IN ('pending', 'running')
+                ) AND NOT EXISTS (SELECT FROM step_edges e JOIN steps d ON d.id = e.step_id
+                    WHERE e.needs_step_id = s.id AND d.status IN ('pending', 'running'))""",
             "every ended attempt of a build is in its history once": """
                 SELECT a.step_id FROM attempts a LEFT JOIN build_steps h
                     ON h.step_id = a.step_id AND h.attempt = a.attempt AND h.build_id = a.build_id

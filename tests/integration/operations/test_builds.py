@@ -12,6 +12,7 @@ import pytest
 from fc_operator.errors import NotFoundError
 from fc_operator.model.evaluations import EvaluationEnd
 from fc_operator.model.ids import new_uuid
+from fc_operator.model.jobs import JobMeta
 from fc_operator.model.outcomes import Product, Retry
 from fc_operator.model.statuses import BuildStatus, EvaluationStatus
 from fc_operator.operations import builds, steps
@@ -290,6 +291,128 @@ async def test_q14_stops_in_order_never_put_a_step_aside(engine, worker):
     assert await engine.statuses(fence) == {"a": "pending"}
     assert await engine.one("SELECT free_losses FROM steps") == 0
     assert await engine.invariants() == []
+
+
+@pytest.fixture
+async def forked(engine, worker):
+    """`top` needs `bad` and others, some of which nobody else wants; two are being built."""
+    first = JobMeta(scheduling_priority=200)
+    fence = await engine.evaluate(
+        await engine.jobset(),
+        [
+            engine.told("deep"),
+            engine.told("waits", "deep"),
+            engine.told("runs", meta=first),
+            engine.told("bad", meta=first),
+            engine.told("shared"),
+            engine.told("top", "waits", "runs", "bad", "shared"),
+        ],
+    )
+    await builds.cancel(engine.database, await ids(engine, fence, "deep", "waits", "runs"), "me")
+    assert await worker.claim(2) == ["bad", "runs"]
+    return fence
+
+
+async def step_statuses(engine):
+    return {name: step["status"] for name, step in (await engine.steps()).items()}
+
+
+async def test_what_only_a_failed_build_waited_for_is_dropped_and_what_runs_may_end(
+    engine, worker, forked
+):
+    await worker.end("bad", status=BuildStatus.FAILED)
+    assert await step_statuses(engine) == {
+        "bad": "failed",
+        "top": "dependency_failed",
+        "waits": "cancelled",
+        "deep": "cancelled",
+        "runs": "running",
+        "shared": "pending",
+    }
+    assert (await engine.steps())["waits"]["status_reason"] == "Unwanted"
+    assert await engine.invariants() == []
+    assert await worker.end("runs") == ["runs"]
+    assert await worker.claim() == ["shared"]
+
+
+@pytest.mark.parametrize("name", ["bad", "top"])
+async def test_a_restart_takes_back_what_was_dropped(engine, worker, forked, name):
+    await worker.end("bad", status=BuildStatus.FAILED)
+    await worker.end("runs")
+    await builds.restart(engine.database, await ids(engine, forked, name), "me")
+    assert await engine.invariants() == []
+    assert await worker.claim() == ["bad", "deep", "shared"]
+    await worker.end("bad", "deep", "shared")
+    await worker.run_all()
+    assert (await engine.builds(forked))["top"]["status"] == "succeeded"
+
+
+async def test_what_is_forsaken_is_not_tried_again(engine, worker, forked):
+    await worker.end("bad", status=BuildStatus.FAILED)
+    await worker.end("runs", status=BuildStatus.ABORTED, retry=Retry.INFRASTRUCTURE)
+    step = (await engine.steps())["runs"]
+    assert (step["status"], step["status_reason"]) == ("cancelled", "Unwanted")
+
+
+async def test_what_a_remembered_failure_forsakes_is_dropped_at_the_end_of_an_evaluation(
+    engine, worker, forked
+):
+    await worker.end("bad", status=BuildStatus.FAILED)
+    await worker.end("runs")
+    second = await engine.jobset("second")
+    fence = await engine.evaluation(second)
+    rows = [engine.told("deep"), engine.told("waits", "deep"), engine.told("bad")]
+    await engine.ingest.add(fence, [*rows, engine.told("top", "waits", "bad")], [])
+    await builds.cancel(engine.database, await ids(engine, fence, "deep", "waits"), "me")
+    await engine.ingest.finish(fence, EvaluationEnd(status=EvaluationStatus.COMPLETED))
+    assert (await engine.statuses(fence))["top"] == "dependency_failed"
+    assert await engine.invariants() == []
+
+
+async def test_h11_who_comes_to_want_a_step_while_it_is_being_dropped_gets_it(engine, worker):
+    """The check for whom else wants it must see what was written before it got the lock."""
+    fence = await engine.evaluate(
+        await engine.jobset(),
+        [engine.told("low"), engine.told("mid", "low"), engine.told("top", "mid")],
+    )
+    low, mid, top = await ids(engine, fence, "low", "mid", "top")
+    await builds.cancel(engine.database, [low, mid], "me")
+    async with engine.database.transaction() as ingesting:
+        await ingesting.fetch("SELECT FROM steps WHERE name = 'low' FOR KEY SHARE")
+        cancelling = asyncio.create_task(builds.cancel(engine.database, [top], "me"))
+        await waiting_for_locks(engine)
+        await ingesting.execute(
+            "INSERT INTO builds (evaluation_id, job_name, drv_path, system, status, step_id)"
+            " SELECT $1, 'late', drv_path, 'x', 'pending', id FROM steps WHERE name = 'low'",
+            fence.evaluation_id,
+        )
+    await cancelling
+    assert await step_statuses(engine) == {"low": "pending", "mid": "cancelled", "top": "cancelled"}
+
+
+async def test_what_is_taken_back_and_fails_again_ends_its_evaluation_again(engine, worker):
+    rows = [engine.told("odd", system="odd"), engine.told("bad"), engine.told("top", "odd", "bad")]
+    fence = await engine.evaluate(await engine.jobset(), rows)
+    await worker.claim()
+    await worker.end("bad", status=BuildStatus.FAILED)
+    odd = (await engine.steps())["odd"]["id"]
+    unsupported = {"status": BuildStatus.UNSUPPORTED_SYSTEM, "reason": "x", "message": "x"}
+    await steps.give_up(engine.database, [odd], **unsupported)
+    await builds.cancel(engine.database, await ids(engine, fence, "odd"), "me")
+    await steps.take_back(engine.database, [odd])
+    await builds.cancel(engine.database, await ids(engine, fence, "odd"), "me")
+    assert (await engine.statuses(fence))["top"] == "dependency_failed"
+    assert await engine.invariants() == []
+
+
+async def waiting_for_locks(engine):
+    """Until another session waits for a lock."""
+    async with asyncio.timeout(10):
+        while not await engine.one(
+            "SELECT count(*) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        ):
+            await asyncio.sleep(0.01)
 
 
 async def test_c02_failures_travel_through_ten_thousand_nodes(engine, worker):
