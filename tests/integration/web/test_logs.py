@@ -257,3 +257,26 @@ async def test_a_stop_does_not_wait_for_viewers(serve, live):
 async def test_a_foreign_event_id_is_refused(web, world, last):
     path = "/api/v1/builds/2/log/stream"
     await web.get(path, status=400, headers={"Last-Event-ID": last})
+
+
+@pytest.mark.parametrize("archived", [False, True])
+async def test_a_try_that_found_everything_built_shows_what_the_cut_off_one_before_said(
+    web, world, archived
+):
+    """After a kill between Nix's end and ours; but the log of a try that failed is its own."""
+    text = b"compiling\ndone\n"
+    step = await world.step("cut")
+    build = await world.build(world.ids["new"], "cut", step=step)
+    await world.attempt(step, 1, "lost", log=text, build=build)
+    if archived:
+        await put_away(world, web, step)
+    await world.attempt(step, 2, reason="AlreadyValid", build=build)
+    url = f"{web.url}/api/v1/builds/{build['number']}/log"
+    async with web.session.get(url) as answer:
+        assert (answer.headers["X-Attempt"], await answer.read()) == ("1", text)
+    async with web.session.get(url + "?attempt=2") as answer:
+        assert await answer.read() == b""
+    await world.sql("UPDATE attempts SET status = 'failed' WHERE step_id = $1 AND attempt = 1",
+                    step["id"])  # fmt: skip
+    async with web.session.get(url) as answer:
+        assert answer.headers["X-Attempt"] == "2"

@@ -1,5 +1,6 @@
 -- name: fetch_of_build(build_id, attempt)^
--- Where the log of a build's step is: one attempt (the newest by default), and whether more comes.
+-- Where the log of a build's step is: one attempt, and whether more comes. By default the newest;
+-- if that found everything built, the last one that was cut off, for it did the work.
 SELECT b.status, b.status_reason, s.attempt AS newest, s.id AS step_id, a.attempt,
     a.ended_at IS NOT NULL AS ended, a.log_key, a.log_bytes,
     coalesce((SELECT c.start_offset + octet_length(c.data) FROM log_chunks c
@@ -8,8 +9,9 @@ SELECT b.status, b.status_reason, s.attempt AS newest, s.id AS step_id, a.attemp
 FROM builds b
 LEFT JOIN steps s ON s.id = b.step_id
 LEFT JOIN LATERAL (SELECT * FROM attempts t
-    WHERE t.step_id = s.id AND (:attempt::int IS NULL OR t.attempt = :attempt::int)
-    ORDER BY t.attempt DESC LIMIT 1) a ON true
+    WHERE t.step_id = s.id AND coalesce(t.attempt = :attempt::int,
+        t.attempt = s.attempt OR t.status IN ('lost', 'aborted'))
+    ORDER BY t.reason = 'AlreadyValid', t.attempt DESC LIMIT 1) a ON true
 WHERE b.id = :build_id::uuid;
 
 -- name: fetch_of_step(step_id, attempt)^
@@ -21,8 +23,9 @@ SELECT s.status, s.status_reason, s.attempt AS newest, s.id AS step_id, a.attemp
         ORDER BY c.start_offset DESC LIMIT 1), 0) AS chunk_end
 FROM steps s
 LEFT JOIN LATERAL (SELECT * FROM attempts t
-    WHERE t.step_id = s.id AND (:attempt::int IS NULL OR t.attempt = :attempt::int)
-    ORDER BY t.attempt DESC LIMIT 1) a ON true
+    WHERE t.step_id = s.id AND coalesce(t.attempt = :attempt::int,
+        t.attempt = s.attempt OR t.status IN ('lost', 'aborted'))
+    ORDER BY t.reason = 'AlreadyValid', t.attempt DESC LIMIT 1) a ON true
 WHERE s.id = :step_id::bigint;
 
 -- name: list_chunks(step_id, attempt, start, rows)
