@@ -41,6 +41,13 @@ class _RefusedError(Exception):
     """A path that may not be followed, in words for the warning."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Found:
+    is_directory: bool
+    size_bytes: int | None = None
+    sha256: str | None = None
+
+
 @dataclass(slots=True)
 class _Gleaner:
     """Collects over all outputs."""
@@ -49,6 +56,8 @@ class _Gleaner:
     """Without links."""
     written_store: Path
     """As builds know it."""
+    examined: dict[tuple[int, int], _Found] = field(default_factory=dict)
+    """By device and inode."""
     warnings: list[str] = field(default_factory=list)
     products: list[Product] = field(default_factory=list)
     metrics: dict[str, Metric] = field(default_factory=dict)
@@ -92,11 +101,15 @@ class _Gleaner:
         except (OSError, _RefusedError) as error:
             self.warn(f"{path}: {error}")
             return None
-        with os.fdopen(fd, "rb") as file:
+        try:
+            # A folder can't even be wrapped as a file.
             if not stat.S_ISREG(os.fstat(fd).st_mode):
                 self.warn(f"{path}: not a regular file")
                 return None
-            data = file.read(_FILE_BYTES_MAX + 1)
+            with os.fdopen(fd, "rb", closefd=False) as file:
+                data = file.read(_FILE_BYTES_MAX + 1)
+        finally:
+            os.close(fd)
         return self._lines_within_caps(path, data)
 
     def _lines_within_caps(self, path: str, data: bytes) -> Iterator[str]:
@@ -150,7 +163,7 @@ class _Gleaner:
         default = match["default"] or ""
         try:
             self._check_written(written)
-            found = _examine(self.open(path))
+            found = self._examine(self.open(path))
         except (OSError, _RefusedError) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error)
             self.warn(f"product {path[:200]!r} left out: {reason}")
@@ -174,6 +187,29 @@ class _Gleaner:
                 content_type=None if found.is_directory else mimetypes.guess_type(path)[0],
             )
         )
+
+    def _examine(self, fd: int) -> _Found:
+        """What ``fd`` is; closes it. A file that many lines name is read once.
+
+        Raises:
+            _RefusedError: neither a regular file nor a folder.
+        """
+        try:
+            status = os.fstat(fd)
+            if stat.S_ISDIR(status.st_mode):
+                return _Found(is_directory=True)
+            if not stat.S_ISREG(status.st_mode):
+                raise _RefusedError("is neither file nor folder")
+            inode = status.st_dev, status.st_ino
+            if inode not in self.examined:
+                with os.fdopen(fd, "rb", closefd=False) as file:
+                    digest = hashlib.file_digest(file, "sha256").hexdigest()
+                self.examined[inode] = _Found(
+                    is_directory=False, size_bytes=status.st_size, sha256=digest
+                )
+            return self.examined[inode]
+        finally:
+            os.close(fd)
 
     def _check_written(self, path: str) -> None:
         """Judge a path by its text alone, so that nothing outside the store is even looked for.
@@ -264,29 +300,3 @@ def _inside(store: Path, path: Path) -> tuple[str, ...]:
     if not parts or _STORE_NAME.fullmatch(parts[0]) is None:
         raise _RefusedError("is not inside a store path")
     return parts
-
-
-@dataclass(frozen=True, slots=True)
-class _Found:
-    is_directory: bool
-    size_bytes: int | None = None
-    sha256: str | None = None
-
-
-def _examine(fd: int) -> _Found:
-    """What ``fd`` is; closes it.
-
-    Raises:
-        _RefusedError: neither a regular file nor a folder.
-    """
-    try:
-        status = os.fstat(fd)
-        if stat.S_ISDIR(status.st_mode):
-            return _Found(is_directory=True)
-        if not stat.S_ISREG(status.st_mode):
-            raise _RefusedError("is neither file nor folder")
-        with os.fdopen(fd, "rb", closefd=False) as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return _Found(is_directory=False, size_bytes=status.st_size, sha256=digest)
-    finally:
-        os.close(fd)

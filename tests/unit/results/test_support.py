@@ -174,3 +174,33 @@ def test_sizes_are_capped(store, make):
     assert len(harvest([make("b", hydra_metrics=many)], store_dir=store).metrics) == 10_000
     huge = b"m 1\n" * 300_000
     assert "larger than" in harvest([make("c", hydra_metrics=huge)], store_dir=store).warnings[0]
+
+
+@pytest.mark.parametrize("kind", ["folder", "fifo", "device"])
+def test_s08_what_is_no_regular_file_is_left_out_and_never_waited_for(store, make, kind):
+    out = make()
+    support = Path(out.path, "nix-support")
+    for name in ("hydra-build-products", "hydra-metrics", "hydra-release-name"):
+        match kind:
+            case "folder":
+                (support / name).mkdir()
+            case "fifo":
+                os.mkfifo(support / name)
+            case "device":
+                (support / name).symlink_to("/dev/zero")
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    found = harvest([out], store_dir=store)
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    assert len(found.warnings) == 3
+    assert [product.type for product in found.products] == ["nix-build"]
+    assert (found.metrics, found.release_name) == ((), None)
+
+
+def test_a_file_that_many_lines_name_is_read_once(store, make, monkeypatch):
+    out = make(hydra_build_products="file x @/big\n" * 1_000)
+    Path(out.path, "big").write_bytes(b"x")
+    reads = []
+    digest = hashlib.file_digest
+    monkeypatch.setattr(hashlib, "file_digest", lambda *args: reads.append(args) or digest(*args))
+    found = harvest([out], store_dir=store)
+    assert (len(found.products), len(reads)) == (1_000, 1)
