@@ -10,8 +10,8 @@ from fc_operator.evaluator import rows, versions
 
 _OF_THE_MACHINE = re.compile(
     r": (?:No space left on device|Disk quota exceeded|Read-only file system|"
-    r"Too many open files)$"
-    r"|database or disk is full|database is (?:busy|locked)"
+    r"Input/output error|Too many open files)$"
+    r"|SQLite (?:statement|database)|database or disk is full|database is (?:busy|locked)"
     r"|cannot connect to (?:socket|daemon)|Nix daemon disconnected",
     re.MULTILINE,
 )

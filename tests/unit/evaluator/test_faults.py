@@ -12,6 +12,7 @@ from fc_operator.evaluator import faults
         "error: writing to file: No space left on device",
         "trace: x\nerror: creating directory '/nix/store/x': \x1b[35;1mDisk quota exceeded\x1b[0m",
         "error: executing SQLite statement: database or disk is full (in '/nix/var/nix/db')",
+        "error: executing SQLite statement 'pragma x': disk I/O error (in '/nix/var/nix/db/db.sqlite')",
         "error: cannot connect to socket at '/nix/var/nix/daemon-socket/socket': Connection refused",
     ],
 )

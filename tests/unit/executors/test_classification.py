@@ -129,6 +129,13 @@ TEXTS = [
         "DiskFull",
     ),
     ("writing to file: No space left on device", 1, S.ABORTED, INFRA, "DiskFull"),
+    (
+        "executing SQLite statement 'x': disk I/O error (in '/nix/var/nix/db/db.sqlite')",
+        1,
+        S.ABORTED,
+        INFRA,
+        "DiskBroken",
+    ),
     (f"cannot build missing derivation '{OWN}'", 1, S.ABORTED, INFRA, "DerivationMissing"),
     (
         f"some substitutes for the outputs of derivation '{OWN}' failed (usually …)",
