@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -554,6 +555,25 @@ def test_a_scheduler_stopped_past_its_lease_is_replaced_and_its_late_result_refu
     assert second.stop() == 0
 
 
+@pytest.mark.slow
+def test_an_evaluator_stopped_past_its_lease_writes_nothing_late(shared):
+    """Q02 for evaluations: what the stopped one had streamed is taken up, not doubled."""
+    first = scheduler(shared, "one")
+    commit = shared.commit("slowly", JOBS, LATE.format(n=31))
+    shared.until_row(MOMENTS["ingest under way"], commit)
+    first.process.send_signal(signal.SIGSTOP)
+    second = scheduler(shared, "two")
+    again = """SELECT 1 FROM evaluations v JOIN tasks t ON t.id = v.task_id
+        WHERE v.commit_hash = $1 AND v.attempt = 2 AND v.status = 'running' AND t.state = 'live'"""
+    shared.until_row(again, commit, within_s=30)
+    first.process.send_signal(signal.SIGCONT)
+    shared.assert_ended_well(commit, EXPECTED | {"z": "succeeded"})
+    first.wait_for(r"evaluation_lost|evaluation_lease_lost|evaluation_left", 20)
+    assert shared.value("SELECT attempt FROM evaluations WHERE commit_hash = $1", commit) == 2
+    assert first.stop() == 0
+    assert second.stop() == 0
+
+
 # Git --------------------------------------------------------------------------------------------
 
 
@@ -825,9 +845,8 @@ def test_the_disk_of_everything_is_full_the_database_too(site, small_disk):
     assert up.stop() == 0
 
 
-@pytest.mark.slow
-def test_the_disk_of_nix_is_full(site, small_disk):
-    """The builder's disk: an infrastructure failure with backoff, never a fault of the build."""
+def on_small_disk(site, small_disk) -> None:
+    """A Nix store of the site's own, with the machine's build users."""
     store = small_disk.path / "nix"
     (store / "var").mkdir(parents=True)
     if Path("/nix/var/nix/userpool").is_dir():
@@ -838,6 +857,12 @@ def test_the_disk_of_nix_is_full(site, small_disk):
         "NIX_LOG_DIR": str(store / "log"),
     }
     site.settings["nix.store_dir"] = str(store / "store")
+
+
+@pytest.mark.slow
+def test_the_disk_of_nix_is_full(site, small_disk):
+    """The builder's disk: an infrastructure failure with backoff, never a fault of the build."""
+    on_small_disk(site, small_disk)
     site.up(**{"builds.max_retries": "20"})
     write = "head -c 3000000 /dev/zero > $out"
     commit = site.commit("store", gated(site) | {"next": (["held"], write, "succeeded")})
@@ -850,6 +875,29 @@ def test_the_disk_of_nix_is_full(site, small_disk):
     assert site.value("SELECT count(*) FROM builds WHERE status = 'failed'") == 0
     small_disk.free()
     site.assert_ended_well(commit, {"held": "succeeded", "next": "succeeded"})
+
+
+@pytest.mark.slow
+def test_the_disk_of_nix_is_full_when_an_evaluation_begins(site, small_disk):
+    """The source is not blamed for it, attribute by attribute; it is evaluated again."""
+    on_small_disk(site, small_disk)
+    site.up()
+    site.assert_ended_well(site.commit("first", {"a": JOBS["a"]}), {"a": "succeeded"})
+    small_disk.fill()
+    commit = site.commit("full", JOBS)
+    failed = site.until_row(
+        "SELECT number, error_kind FROM evaluations WHERE commit_hash = $1 AND status = 'failed'",
+        commit,
+    )[0]
+    shown = site.get("evaluations", failed["number"])
+    assert failed["error_kind"] in {"internal", "fetch"}, shown
+    assert re.search("No space left|is full|disk I/O error", shown["error_message"]), shown
+    assert shown["job_errors"] == []
+    small_disk.free()
+    key = site.fc("key", "create", "me", "--role", "admin", "--state", site.state).out.strip()
+    done = site.fc("evaluate", "bad/main", "--wait", FC_API_KEY=key)
+    assert done.code == 3, done.err  # one job fails, as it must
+    assert site.outcomes(site.until_ended(commit)) == EXPECTED
 
 
 # Stops and starts -------------------------------------------------------------------------------
