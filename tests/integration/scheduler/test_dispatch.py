@@ -119,13 +119,15 @@ async def test_c04_every_status_that_this_machine_can_give(
     first = await nix_engine.evaluate(await nix_engine.jobset("first"), again)
     async with make_dispatch(builds=builds), make_maintenance(builds=builds):
         assert await settled(first) == {"cached_failure": "failed"}
-        rows = [
-            nix_engine.row(name, drv, meta=JobMeta(timeout_s=1) if name == "timeout" else JobMeta())
-            for name, drv in drvs.items()
-        ]
-        fence = await nix_engine.evaluate(await nix_engine.jobset("second"), rows)
-        Path(drvs["aborted"]).unlink()  # noqa: ASYNC240 - a test may block
-        nix.run("nix-store", "--delete", drvs["aborted"])
+    rows = [
+        nix_engine.row(name, drv, meta=JobMeta(timeout_s=1) if name == "timeout" else JobMeta())
+        for name, drv in drvs.items()
+    ]
+    fence = await nix_engine.evaluate(await nix_engine.jobset("second"), rows)
+    # While nobody builds: Nix refuses to delete what it is at work on.
+    Path(drvs["aborted"]).unlink()  # noqa: ASYNC240 - a test may block
+    nix.run("nix-store", "--delete", drvs["aborted"])
+    async with make_dispatch(builds=builds), make_maintenance(builds=builds):
         found = await nix_engine.builds(fence)
 
         async def runs(name):
