@@ -291,8 +291,7 @@ class Site:
         for each in self.running:
             if each.process.poll() is None:
                 each.process.send_signal(signal.SIGCONT)
-                each.process.kill()
-                each.process.wait()
+                each.stop()
         if self._session is not None:
             with contextlib.suppress(OSError, asyncpg.InterfaceError):
                 self.background.call(self._session.close())
@@ -300,6 +299,8 @@ class Site:
             self.background.call(self.postgres.stop())
         self.background.call(self.git.stop())
         self.background.close()
+        # A killed `fc up` could not remove it.
+        shutil.rmtree(EmbeddedPostgres(self.state).socket_dir, ignore_errors=True)
 
 
 ENDS_TWICE = """
