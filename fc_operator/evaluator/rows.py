@@ -13,11 +13,17 @@ from typing import Any
 import orjson
 
 from fc_operator.errors import ProtocolError
+from fc_operator.model import derivations
 from fc_operator.model.ids import DrvPath, StorePath
-from fc_operator.model.jobs import JobError, JobMeta, JobRow
+from fc_operator.model.jobs import JobError, JobMeta, JobRow, dotted
 
 _ANSI = re.compile(r"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")
+"""What no text for people holds; the last are bytes that were no UTF-8."""
+_UNNAMEABLE = re.compile(r"[\x00\ud800-\udfff]")
+_NAME_BYTES_MAX = 1024
+_STORE_NAME = re.compile(r"[0-9a-df-np-sv-z]{32}-[0-9A-Za-z+._?=-]{1,211}")
+_OUTPUT = re.compile(r"[0-9A-Za-z+._?=-]{1,211}")
 _TEXT_MAX = 4096
 _MESSAGE_MAX = 16_384
 
@@ -40,31 +46,49 @@ def parse_line(line: bytes, *, store_dir: str, name_of_root: str) -> JobRow | Jo
 def parse_row(data: dict[str, Any], *, store_dir: str, name_of_root: str) -> JobRow | JobError:
     """One attribute; only ``attrPath`` is sure to be there, and not even that for the root."""
     attr_path = _texts(data.get("attrPath"))
+    if unfit := _unfit(attr_path):
+        return JobError(attr_path=shown(attr_path), message=unfit)
     drv_path = data.get("drvPath")
     error = data.get("error")
     if error is not None and not drv_path:
         return JobError(attr_path=attr_path, message=clean_message(str(error)))
     if not _is_drv(drv_path, store_dir):
-        return JobError(attr_path=attr_path, message=f"no derivation in the store: {drv_path!r}")
+        what = f"{drv_path!r}"[:200]
+        return JobError(attr_path=attr_path, message=f"no derivation in the store: {what}")
     globs = data.get("globConstituents")
-    constituents = _drvs(data.get("constituents"))
-    named = _texts(data.get("namedConstituents"))
+    constituents = _drvs(data.get("constituents"), store_dir)
+    named = _names_of_jobs(data.get("namedConstituents"))
     return JobRow(
         attr_path=attr_path or (name_of_root,),
         name=_text(data.get("name")),
-        system=_text(data.get("system")) or "builtin",
+        system=derivations.system_of(_text(data.get("system"))) or "builtin",
         drv_path=DrvPath(str(drv_path)),
         outputs=_outputs(data.get("outputs"), store_dir),
         meta=parse_meta(data.get("meta")),
         is_aggregate=bool(data.get("constituents") is not None or named),
         constituents=constituents,
-        named_constituents=(*named, *_texts(globs)),
+        named_constituents=(*named, *_names_of_jobs(globs)),
         glob_constituents=bool(globs),
-        input_drvs=_input_drvs(data.get("inputDrvs")),
-        required_features=_maybe(_texts, data.get("requiredSystemFeatures")),
+        input_drvs=_input_drvs(data.get("inputDrvs"), store_dir),
+        required_features=_maybe(_features, data.get("requiredSystemFeatures")),
         cache_status=_cache_status(data),
-        needed_builds=_maybe(_drvs, data.get("neededBuilds")),
+        needed_builds=_maybe(lambda drvs: _drvs(drvs, store_dir), data.get("neededBuilds")),
     )
+
+
+def shown(attr_path: tuple[str, ...]) -> tuple[str, ...]:
+    """An attribute's place as it can be stored and read, whatever its parts are called."""
+    parts = [_UNNAMEABLE.sub("\N{REPLACEMENT CHARACTER}", part) for part in attr_path]
+    return tuple(part if len(part) <= 200 else f"{part[:200]}…" for part in parts)
+
+
+def _unfit(attr_path: tuple[str, ...]) -> str:
+    """Why no job can be called so; empty if one can."""
+    if any(map(_UNNAMEABLE.search, attr_path)):
+        return "its name is not UTF-8, or has a null byte in it"
+    if len(dotted(attr_path).encode()) > _NAME_BYTES_MAX:
+        return f"its name is longer than {_NAME_BYTES_MAX} bytes"
+    return ""
 
 
 def parse_meta(meta: Any) -> JobMeta:
@@ -137,6 +161,14 @@ def _texts(value: Any) -> tuple[str, ...]:
     return tuple(str(each) for each in value) if isinstance(value, list) else ()
 
 
+def _names_of_jobs(value: Any) -> tuple[str, ...]:
+    return tuple(_UNNAMEABLE.sub("\N{REPLACEMENT CHARACTER}", each) for each in _texts(value))
+
+
+def _features(value: Any) -> tuple[str, ...]:
+    return derivations.features_of(_CONTROL.sub("", each) for each in _texts(value))
+
+
 def _maybe(read: Callable[[Any], Any], value: Any) -> Any:
     return None if value is None else read(value)
 
@@ -156,12 +188,23 @@ def _names(value: Any, keys: Iterable[str]) -> list[str]:
     return []
 
 
+def _is_store_path(value: Any, store_dir: str) -> bool:
+    """Whether Nix takes it for one: code can call anything a path, and one bad path among many
+    makes Nix refuse to answer for all.
+    """
+    return (
+        isinstance(value, str)
+        and value.startswith(f"{store_dir}/")
+        and _STORE_NAME.fullmatch(value, len(store_dir) + 1) is not None
+    )
+
+
 def _is_drv(value: Any, store_dir: str) -> bool:
-    return isinstance(value, str) and value.startswith(f"{store_dir}/") and value.endswith(".drv")
+    return _is_store_path(value, store_dir) and value.endswith(".drv")
 
 
-def _drvs(value: Any) -> tuple[DrvPath, ...]:
-    return tuple(DrvPath(each) for each in _texts(value))
+def _drvs(value: Any, store_dir: str) -> tuple[DrvPath, ...]:
+    return tuple(DrvPath(each) for each in _texts(value) if _is_drv(each, store_dir))
 
 
 def _outputs(value: Any, store_dir: str) -> dict[str, StorePath | None]:
@@ -169,19 +212,19 @@ def _outputs(value: Any, store_dir: str) -> dict[str, StorePath | None]:
         return {}
     return {
         # The path of a content-addressed output is a placeholder until it is built.
-        str(name): StorePath(path)
-        if isinstance(path, str) and path.startswith(f"{store_dir}/")
-        else None
+        str(name): StorePath(path) if _is_store_path(path, store_dir) else None
         for name, path in value.items()
+        if _OUTPUT.fullmatch(name)
     }
 
 
-def _input_drvs(value: Any) -> dict[DrvPath, tuple[str, ...]] | None:
+def _input_drvs(value: Any, store_dir: str) -> dict[DrvPath, tuple[str, ...]] | None:
     if not isinstance(value, dict):
         return None
     return {
         DrvPath(drv): _texts(outputs.get("outputs") if isinstance(outputs, dict) else outputs)
         for drv, outputs in value.items()
+        if _is_drv(drv, store_dir)
     }
 
 

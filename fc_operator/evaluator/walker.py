@@ -34,6 +34,7 @@ _EDITION = "1"
 _TAIL_BYTES = 64 * 1024
 _EXPLAINED_MAX = 100
 """Caught errors whose text is asked for, a process each: Nix does not tell what it caught."""
+_LOSSES_MAX = 3
 _NOT_ASKED = "it throws, or an assertion fails (too many errors to ask for each text)"
 _NO_TEXT = "it throws, or an assertion fails"
 _OUT_OF_MEMORY = ("out of memory", "bad_alloc", "Out of Memory", "annot allocate memory")
@@ -54,6 +55,8 @@ class _Walk:
     """Whether the attribute at ``resume`` itself is walked again."""
     marker: AttrPath = ()
     """The attribute that Nix is busy with; empty is the root."""
+    losses: int = 0
+    """How often in a row the derivation at ``resume`` was not there any more."""
     caught: list[AttrPath] = field(default_factory=list)
     """Attributes with a caught error that wait for its text."""
 
@@ -136,11 +139,14 @@ class Walker:
             blame = _judge(walk, run)
             if blame:
                 yield JobError(
-                    attr_path=walk.marker, message=rows.without_places(blame, request.source.path)
+                    attr_path=rows.shown(walk.marker),
+                    message=rows.without_places(blame, request.source.path),
                 )
         for nr, path in enumerate(walk.caught):
             text = await self._text_of(walk, path) if nr < _EXPLAINED_MAX else _NOT_ASKED
-            yield JobError(attr_path=path, message=rows.without_places(text, request.source.path))
+            yield JobError(
+                attr_path=rows.shown(path), message=rows.without_places(text, request.source.path)
+            )
 
     async def _root(self, request: EvaluationRequest) -> str:
         try:
@@ -161,7 +167,9 @@ class Walker:
                     continue
                 run.tail.clear()
                 kind, _, value = line[len(prefix) :].partition(b" ")
-                for item in self._take(walk, run, kind, json.loads(value)):
+                # Names are bytes to Nix; one that is no UTF-8 has to come back to it as it was.
+                told = json.loads(value.decode("utf-8", "surrogateescape"))
+                for item in self._take(walk, run, kind, told):
                     yield item
                 if run.collected is not None:
                     return
@@ -186,7 +194,7 @@ class Walker:
             run.row, run.done = value, tuple(value["attrPath"])
         elif kind == b"E":
             if len(value) == 2 and isinstance(value[0], list):
-                items.append(JobError(attr_path=tuple(value[0]), message=value[1]))
+                items.append(JobError(attr_path=rows.shown(tuple(value[0])), message=value[1]))
             else:
                 walk.caught.append(tuple(value))
         return items
@@ -229,7 +237,7 @@ class Walker:
             stdin = process.inner.stdin
             assert stdin is not None
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-                stdin.write(_text(walk, run.token, only).encode())
+                stdin.write(_text(walk, run.token, only).encode("utf-8", "surrogateescape"))
                 await stdin.drain()
             stdin.close()
             yield process
@@ -262,7 +270,7 @@ def _judge(walk: _Walk, run: _Run) -> str:
     Raises:
         LimitReachedError, EvaluationError: the whole evaluation is over.
     """
-    watch, at = walk.watch, dotted(walk.marker) or "the root"
+    watch, at = walk.watch, dotted(rows.shown(walk.marker)) or "the root"
     if watch.too_much_output:
         raise LimitReachedError(
             f"the evaluation printed too much; it was busy with {at}", limit="output"
@@ -273,8 +281,16 @@ def _judge(walk: _Walk, run: _Run) -> str:
             limit="time",
         )
     if run.collected is not None:
-        walk.resume, walk.inclusive = run.collected, True
-        return ""
+        is_again = walk.inclusive and walk.resume == run.collected
+        walk.losses = walk.losses + 1 if is_again else 1
+        walk.resume, walk.inclusive = run.collected, walk.losses < _LOSSES_MAX
+        if walk.inclusive:
+            return ""
+        # No collector is that quick again and again: it only calls itself a derivation.
+        text = "its derivation is not in the store"
+        if not run.collected:
+            raise EvaluationError(text)
+        return text
     if watch.out_of_memory or run.wants_memory:
         said = "it needs more memory than an evaluation may have"
         if not walk.marker:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +21,8 @@ _STRING = re.compile(r'"((?:[^"\\]|\\.)*)"', re.DOTALL)
 _ESCAPE = re.compile(r"\\(.)", re.DOTALL)
 _ESCAPED = {"n": "\n", "r": "\r", "t": "\t"}
 _DEPTH_MAX = 64
+_SYSTEM_CHARS_MAX = 128
+_FEATURES_CHARS_MAX = 1024
 _HASH_CHARS = 33
 """A store path's base name is 32 digits of its hash, a dash, and its name."""
 
@@ -54,6 +57,20 @@ def name_of(path: str) -> str:
     return path.rsplit("/", 1)[-1][_HASH_CHARS:].removesuffix(".drv")
 
 
+def system_of(text: str) -> str:
+    """``text`` as the name of a system; one that is too long stays one that no builder has."""
+    return text if len(text) <= _SYSTEM_CHARS_MAX else f"{text[:_SYSTEM_CHARS_MAX]}…"
+
+
+def features_of(words: Iterable[str]) -> tuple[str, ...]:
+    """System features: single words, sorted. Too many of them stay some that no builder has."""
+    # A list may hold texts with spaces in them.
+    found = sorted({part for word in words for part in word.split()})
+    if sum(map(len, found)) > _FEATURES_CHARS_MAX:
+        return (*(word[:_SYSTEM_CHARS_MAX] for word in found[:4]), "…")
+    return tuple(found)
+
+
 def _derivation(drv_path: DrvPath, fields: list[Any]) -> Derivation:
     outputs, inputs, sources, system, builder, args, env = fields
     attrs: dict[str, Any] = dict(env)
@@ -63,7 +80,7 @@ def _derivation(drv_path: DrvPath, fields: list[Any]) -> Derivation:
     return Derivation(
         drv_path=drv_path,
         name=name_of(drv_path),
-        system=system,
+        system=system_of(system),
         outputs={name: StorePath(path) if path else None for name, path, _, _ in outputs},
         input_drvs={DrvPath(drv): _outputs_used(used) for drv, used in inputs},
         input_srcs=tuple(map(StorePath, sources)),
@@ -83,7 +100,7 @@ def _outputs_used(used: list[Any]) -> tuple[str, ...]:
 
 def _features(value: Any) -> tuple[str, ...]:
     words = value.split() if isinstance(value, str) else value if isinstance(value, list) else []
-    return tuple(sorted({word for word in words if isinstance(word, str)}))
+    return features_of(word for word in words if isinstance(word, str))
 
 
 def _value(text: str, at: int, depth: int) -> tuple[Any, int]:

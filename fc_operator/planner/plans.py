@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from fc_operator.clients.nix import Missing
@@ -114,9 +114,12 @@ def facts_of(row: JobRow) -> Derivation:
 def unread(
     rows: Sequence[JobRow], will_build: Collection[DrvPath], known: AbstractSet[DrvPath]
 ) -> list[DrvPath]:
-    """Derivations whose .drv files must be read: to be built, new, and not told by their row."""
-    by_rows = {row.drv_path for row in rows if _tells_all(row)}
-    return [drv for drv in will_build if drv not in known and drv not in by_rows]
+    """Derivations whose .drv files are read: those of new steps and of all jobs.
+
+    A job's attributes can say anything of its system and outputs; what is built says its .drv.
+    """
+    new = (drv for drv in will_build if drv not in known)
+    return list(dict.fromkeys((*new, *(row.drv_path for row in rows))))
 
 
 def _tells_all(row: JobRow) -> bool:
@@ -141,7 +144,8 @@ def plan(
     found = {row.drv_path: facts_of(row) for row in rows if _tells_all(row)} | dict(facts)
     errors = []
     jobs = []
-    for row in rows:
+    for told in rows:
+        row = _truthful(told, facts.get(told.drv_path))
         presence = _presence(row, missing, to_build)
         lacks = row.drv_path in missing.unknown or (
             presence is Presence.TO_BUILD
@@ -154,10 +158,19 @@ def plan(
             )
             continue
         own = found.get(row.drv_path)
+        if presence is not Presence.TO_BUILD and row.drv_path not in facts:
+            row = replace(row, outputs={})
         inputs = row.input_drvs if row.input_drvs is not None else own.input_drvs if own else ()
         jobs.append(PlannedJob(row=row, presence=presence, needs_jobs=tuple(inputs)))
     steps = _steps(jobs, to_build, found, known, limits=limits, more_needs=more_needs or {})
     return Plan(jobs=tuple(jobs), steps=tuple(steps), errors=tuple(errors))
+
+
+def _truthful(row: JobRow, own: Derivation | None) -> JobRow:
+    """``row`` with what its .drv says where attributes may lie: a job must not pass off as its own
+    what another has built.
+    """
+    return row if own is None else replace(row, outputs=own.outputs, system=own.system)
 
 
 def _presence(row: JobRow, missing: Missing, to_build: AbstractSet[DrvPath]) -> Presence:

@@ -27,6 +27,8 @@ if "evaluator_conftest" not in sys.modules:
     _spec.loader.exec_module(sys.modules["evaluator_conftest"])
 script = sys.modules["evaluator_conftest"].script
 
+HASH = "0" * 32
+
 pytestmark = pytest.mark.nix
 
 
@@ -58,7 +60,7 @@ exit {code}
         store = self.bench.nix.store_dir
         name = path[-1]
         data = {
-            "attr": ".".join(path), "attrPath": path, "drvPath": f"{store}/{name}.drv",
+            "attr": ".".join(path), "attrPath": path, "drvPath": f"{store}/{HASH}-{name}.drv",
             "name": name, "system": "x86_64-linux", "outputs": {"out": f"{store}/{name}"},
         }  # fmt: skip
         return json.dumps(data | more) + "\n"
@@ -74,13 +76,13 @@ async def test_rows_and_errors_of_a_run_come_through(replay, bench):
         replay.row("a", neededBuilds=[], cacheStatus="local")
         + '{"attr":"b","attrPath":["b"],"error":"error: boom"}\n'
         + replay.row("c", system="aarch64-linux")
-        + replay.row("agg", constituents=[f"{bench.nix.store_dir}/a.drv"])
+        + replay.row("agg", constituents=[f"{bench.nix.store_dir}/{HASH}-a.drv"])
     )
     rows, errors = await bench.jobs("{ }", systems=("x86_64-linux",))
     assert sorted(rows) == ["a", "agg"]
     assert errors == {"b": "error: boom"}
     assert rows["a"].cache_status == "local"
-    assert rows["agg"].constituents == (f"{bench.nix.store_dir}/a.drv",)
+    assert rows["agg"].constituents == (f"{bench.nix.store_dir}/{HASH}-a.drv",)
 
 
 async def test_it_is_called_with_our_rules_and_without_our_environment(replay, bench):

@@ -104,6 +104,34 @@ async def test_a_set_that_contains_itself_ends_as_an_error(bench):
     assert "nested deeper" in message
 
 
+FAKE = """{
+  type = "derivation"; name = "n"; system = "x"; outPath = "${builtins.storeDir}/x";
+  drvPath = "${builtins.storeDir}/00000000000000000000000000000000-x.drv";
+}"""
+
+
+async def test_h03_what_calls_itself_a_derivation_and_is_none_ends_as_an_error(bench):
+    """It was taken for collected, and asked for again until the evaluation's time was over."""
+    rows, errors = await bench.jobs(f'{{ a = {FAKE}; b = drv "b"; }}')
+    assert list(rows) == ["b"]
+    assert errors == {"a": "its derivation is not in the store"}
+    with pytest.raises(EvaluationError, match="not in the store"):
+        await bench.jobs(FAKE)
+
+
+async def test_s08_names_that_are_no_utf8_are_errors_and_cost_no_other(bench):
+    request = bench.request('{ "a\xff" = drv "x"; "a\xff\xfe".b = throw "y"; z = drv "z"; }')
+    path = bench.source / "release.nix"
+    path.write_bytes(path.read_text().encode("latin-1"))
+    rows, errors = await bench.jobs()
+    assert request == bench.request()
+    assert list(rows) == ["z"]
+    assert errors == {
+        "a\ufffd": "its name is not UTF-8, or has a null byte in it",
+        "a\ufffd\ufffd.b": "y",
+    }
+
+
 async def test_the_root_itself_may_be_a_derivation_or_fail(bench):
     rows, _ = await bench.jobs('drv "only"')
     assert [(name, row.name) for name, row in rows.items()] == [("default", "only")]

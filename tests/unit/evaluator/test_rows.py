@@ -13,7 +13,9 @@ from fc_operator.evaluator import rows
 from fc_operator.model.jobs import JobError, JobMeta, JobRow
 
 S = "/nix/store"
-DRV = f"{S}/aaa-hello.drv"
+DRV = f"{S}/{'a' * 32}-hello.drv"
+OUT = f"{S}/{'b' * 32}-hello"
+DEP = f"{S}/{'c' * 32}-c.drv"
 
 
 def parse(**data):
@@ -24,15 +26,15 @@ def parse(**data):
 def test_a_row_of_an_old_nix_eval_jobs():
     row = parse(
         attr="a", name="hello", system="x86_64-linux", isCached=False,
-        outputs={"out": f"{S}/bbb-hello"}, inputDrvs={f"{S}/c.drv": ["out", "dev"]},
+        outputs={"out": OUT}, inputDrvs={DEP: ["out", "dev"]},
     )  # fmt: skip
     assert row == JobRow(
         attr_path=("a",),
         name="hello",
         system="x86_64-linux",
         drv_path=DRV,
-        outputs={"out": f"{S}/bbb-hello"},
-        input_drvs={f"{S}/c.drv": ("out", "dev")},
+        outputs={"out": OUT},
+        input_drvs={DEP: ("out", "dev")},
         cache_status="notBuilt",
     )
 
@@ -41,16 +43,16 @@ def test_a_row_of_a_recent_nix_eval_jobs():
     row = parse(
         attr='"b.c"', attrPath=["b.c"], name="x", system="x86_64-linux", outputs={"out": None},
         requiredSystemFeatures=["kvm"], cacheStatus="cached", isCached=True,
-        inputDrvs={f"{S}/c.drv": {"outputs": ["out"], "dynamicOutputs": {}}},
-        neededBuilds=[f"{S}/c.drv"], neededSubstitutes=[], warnings=["w"], traces=[], stats={},
-        constituents=[f"{S}/c.drv"], extraValue={}, tomorrow={"unknown": True},
+        inputDrvs={DEP: {"outputs": ["out"], "dynamicOutputs": {}}},
+        neededBuilds=[DEP], neededSubstitutes=[], warnings=["w"], traces=[], stats={},
+        constituents=[DEP], extraValue={}, tomorrow={"unknown": True},
     )  # fmt: skip
     assert row.job_name == '"b.c"'
     assert row.outputs == {"out": None}
     assert (row.required_features, row.cache_status) == (("kvm",), "cached")
-    assert row.needed_builds == (f"{S}/c.drv",)
-    assert row.input_drvs == {f"{S}/c.drv": ("out",)}
-    assert (row.is_aggregate, row.constituents) == (True, (f"{S}/c.drv",))
+    assert row.needed_builds == (DEP,)
+    assert row.input_drvs == {DEP: ("out",)}
+    assert (row.is_aggregate, row.constituents) == (True, (DEP,))
 
 
 def test_only_attr_path_is_sure_to_be_there_and_not_even_that_for_the_root():
@@ -62,7 +64,13 @@ def test_only_attr_path_is_sure_to_be_there_and_not_even_that_for_the_root():
     assert parse(attrPath=[]).attr_path == ("default",)
 
 
-@pytest.mark.parametrize("drv", ["/etc/passwd", f"{S}/x", "/nix/storex/y.drv", None, 7, ""])
+@pytest.mark.parametrize(
+    "drv",
+    [
+        *("/etc/passwd", OUT, "/nix/storex/y.drv", None, 7, "", DRV.replace("a", "e"), f"{DRV}\n"),
+        *(f"{S}/../{DRV}", f"{S}/{'a' * 32}-a b.drv", f"{S}/{'a' * 32}-x/../../../etc/y.drv"),
+    ],
+)
 def test_a_row_without_a_derivation_of_the_store_is_an_error(drv):
     assert isinstance(parse(drvPath=drv), JobError)
 
@@ -115,6 +123,35 @@ def test_meta_keeps_what_has_the_right_type():
     assert (meta.timeout_s, meta.max_silent_s, meta.scheduling_priority) == (None, None, -5)
     assert (meta.homepage, meta.is_channel) == ("https://a", True)
     assert "\x1b" not in meta.description
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("a\0b", "its name is not UTF-8, or has a null byte in it"),
+        ("a\udce9", "its name is not UTF-8, or has a null byte in it"),
+        ("n" * 1025, "its name is longer than 1024 bytes"),
+    ],
+)
+def test_s08_a_name_that_can_not_be_stored_is_an_error_of_that_attribute(name, problem):
+    error = rows.parse_row({"attrPath": ["x", name], "drvPath": DRV}, store_dir=S, name_of_root="r")
+    assert isinstance(error, JobError)
+    assert error.message == problem
+    assert not {"\0", "\udce9"} & set("".join(error.attr_path))
+    assert len("".join(error.attr_path)) < 300
+
+
+def test_s08_paths_that_nix_would_not_take_are_left_out():
+    row = parse(
+        outputs={"out": f"{S}/../x", "bin": OUT, "a\0": OUT, "../x": OUT},
+        inputDrvs={"/etc/x.drv": ["out"], DEP: ["out"]},
+        constituents=["/etc/passwd", DEP],
+        neededBuilds=[f"{S}/{'a' * 32}-x y.drv", DEP],
+        requiredSystemFeatures=["a b", "c\0"],
+    )
+    assert row.outputs == {"out": None, "bin": OUT}
+    assert (list(row.input_drvs), row.constituents, row.needed_builds) == ([DEP], (DEP,), (DEP,))
+    assert row.required_features == ("a", "b", "c")
 
 
 OLD = """warning: you did not specify '--add-root'

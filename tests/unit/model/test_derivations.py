@@ -83,3 +83,13 @@ def test_any_environment_is_read_back(env):
 def test_no_other_text_raises_anything_else(text):
     with contextlib.suppress(ProtocolError):
         derivations.parse(PATH, text)
+
+
+def test_absurd_systems_and_features_stay_short_and_stay_wrong():
+    """They are keys of an index, which takes no longer ones."""
+    assert derivations.system_of("x86_64-linux") == "x86_64-linux"
+    assert derivations.features_of(["kvm big", "a", "kvm"]) == ("a", "big", "kvm")
+    assert len(derivations.system_of("s" * 5000)) == 129
+    many = derivations.features_of(f"feature{n}" * 100 for n in range(1000))
+    assert sum(map(len, many)) < 1024
+    assert "…" in many

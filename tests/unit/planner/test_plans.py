@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -120,6 +122,20 @@ def test_every_edge_leads_to_a_step(graph):
     steps = {s.derivation.drv_path for s in found.steps}
     assert steps == set(map(drv, names))
     assert all(need in steps for s in found.steps for need in s.needs)
+
+
+@pytest.mark.parametrize("to_build", [[], [drv("a")]])
+def test_s08_what_a_job_says_of_its_outputs_and_system_is_not_believed(to_build):
+    """Else a job passes off as its own what another project has built."""
+    lying = row("a", input_drvs={}, required_features=())
+    told = replace(lying, outputs={"out": "/nix/store/secret"}, system="bogus")
+    missing = Missing(will_build=tuple(to_build))
+    assert plans.unread([told], to_build, set()) == [drv("a")]
+    (job,) = plan([told], missing, facts({"a": []})).jobs
+    assert (job.row.outputs, job.row.system) == ({"out": "/nix/store/a"}, "x86_64-linux")
+    if not to_build:
+        (job,) = plan([told], missing, {}).jobs
+        assert job.row.outputs == {}
 
 
 def test_what_an_evaluator_told_is_not_asked_again():
