@@ -136,6 +136,20 @@ TEXTS = [
         INFRA,
         "DiskBroken",
     ),
+    (
+        f"derivation '{OWN}' has '__noChroot' set, but that's not allowed when 'sandbox' is 'true'",
+        1,
+        S.FAILED,
+        NEVER,
+        "InputRejected",
+    ),
+    (
+        f"derivation '{OWN}' requested impure path '/etc', but it was not in allowed-impure-host-deps",
+        1,
+        S.FAILED,
+        NEVER,
+        "InputRejected",
+    ),
     (f"cannot build missing derivation '{OWN}'", 1, S.ABORTED, INFRA, "DerivationMissing"),
     (
         f"some substitutes for the outputs of derivation '{OWN}' failed (usually …)",
