@@ -28,6 +28,8 @@ from fc_operator.web.pages import rendering
 from fc_operator.web.routes import PAGE_SIZE, Answer, Call, Route, get
 
 _TAIL_LINES = 200
+_SHOWN_MAX = 200
+"""A build may have ten thousand products and metrics; a page of them all serves nobody."""
 _REFRESH_S = 5
 
 
@@ -153,9 +155,11 @@ async def handle_build(call: Call[Any, Any]) -> HTTPResponse:
         call,
         "build.html",
         build=build,
-        products=products,
+        products=products[:_SHOWN_MAX],
+        products_more=len(products[_SHOWN_MAX:]),
         steps=steps,
-        metrics=metrics,
+        metrics=metrics[:_SHOWN_MAX],
+        metrics_more=len(metrics[_SHOWN_MAX:]),
         constituents=parts,
         reason=reason,
         live=live,

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import orjson
 from sanic import HTTPResponse
@@ -74,6 +75,7 @@ def templates() -> Templates:
             "bar": bar,
             "duration": duration,
             "plain": plain,
+            "segment": segment,
             "short": short,
             "size": size,
             "stamp": stamp,
@@ -86,6 +88,11 @@ def templates() -> Templates:
 def words(code: str) -> str:
     """``dependency_failed`` and ``SourceInvalid`` for people."""
     return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", code.replace("_", " ")).lower()
+
+
+def segment(name: str) -> str:
+    """A name as one part of a path, whatever is in it: a job may have slashes in its name."""
+    return quote(name, safe="")
 
 
 def short(revision: str | None) -> str:

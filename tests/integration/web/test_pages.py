@@ -47,6 +47,32 @@ async def test_every_link_of_every_page_leads_somewhere(web, world):
             assert answer.status in {200, 304} or "/products/" in link, link
 
 
+async def test_a_job_may_have_slashes_and_quotes_in_its_name(web, world):
+    await world.sql("UPDATE builds SET job_name = $1 WHERE job_name = 'hello'", 'a/b?c#d%2F "e"')
+    links = re.findall(r'href="(/job/[^"]*)"', await html(web, "/builds/2"))
+    assert links
+    for link in links:
+        text = await html(web, link)
+        assert "a/b?c#d%2F &#34;e&#34;" in text
+
+
+async def test_a_build_with_thousands_of_products_and_metrics_stays_a_page(web, world):
+    build = (await world.sql("SELECT id FROM builds WHERE number = 2"))[0][0]
+    await world.sql(
+        "INSERT INTO build_products (build_id, nr, name, path)"
+        " SELECT $1, n, 'x', '/x' FROM generate_series(100, 3099) n",
+        build,
+    )
+    await world.sql(
+        "INSERT INTO build_metrics (build_id, metric_name, metric_value)"
+        " SELECT $1, 'm' || n, n FROM generate_series(1, 3000) n",
+        build,
+    )
+    text = await html(web, "/builds/2")
+    assert len(text) < 100_000
+    assert len(re.findall(r"[0-9]+ more</a>", text)) == 2
+
+
 async def test_errors_are_pages_for_browsers_and_problems_for_programs(web, world):
     assert "no project nobody" in await html(web, "/projects/nobody", 404)
     await html(web, "/no/such/page/at/all", 404)
