@@ -22,6 +22,7 @@ _POST_BUILD_LOG_LINE = 107
 # Progress and expectations are most of the stream and nobody shows them.
 _DROPPED_ENDS = (b'"type":105}', b'"type":106}')
 
+_PHASE_CHARS_MAX = 200
 _ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\^_])")
 
 
@@ -63,6 +64,7 @@ class PhaseSet:
 
     id: int
     phase: str
+    """What the builder calls it, but for what can't be printed (or stored: a null)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,5 +138,5 @@ def _parse_record(record: dict[str, Any]) -> Event | None:
         if kind in {_LOG_LINE, _POST_BUILD_LOG_LINE}:
             return LogLine(number, first)
         if kind == _SET_PHASE:
-            return PhaseSet(number, first)
+            return PhaseSet(number, "".join(filter(str.isprintable, first))[:_PHASE_CHARS_MAX])
     return None

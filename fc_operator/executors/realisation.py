@@ -235,7 +235,7 @@ class Realisation:
                         PhaseChanged(
                             step_id=self.order.step_id,
                             attempt=self.order.attempt,
-                            phase=phase[:200],
+                            phase=phase,
                             at_ms=int((time.monotonic() - self.started_s) * 1000),
                         )
                     )

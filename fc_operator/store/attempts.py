@@ -55,7 +55,9 @@ async def end(connection: Connection, ends: Sequence[AttemptEnd]) -> None:
         log_bytes=[end.log_bytes for end in ends],
         log_lines=[end.log_lines for end in ends],
         phases=[
-            orjson.dumps([{"name": name, "at_ms": at_ms} for name, at_ms in end.phases]).decode()
+            orjson.dumps(
+                [{"name": name.replace("\0", ""), "at_ms": at_ms} for name, at_ms in end.phases]
+            ).decode()
             for end in ends
         ],
     )

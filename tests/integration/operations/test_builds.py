@@ -405,6 +405,18 @@ async def test_what_is_taken_back_and_fails_again_ends_its_evaluation_again(engi
     assert await engine.invariants() == []
 
 
+async def test_s08_nulls_in_what_an_executor_says_are_left_out(engine, worker):
+    fence = await engine.evaluate(await engine.jobset(), [engine.told("a")])
+    await worker.claim()
+    result = worker.result(worker.held["a"], BuildStatus.FAILED, message="m\0m")
+    finished = await steps.finish(
+        engine.database, [replace(result, phases=(("p\0p", 1),))], worker.builds
+    )
+    assert len(finished.accepted) == 1
+    assert (await engine.builds(fence))["a"]["error_message"].replace("\ufffd", "") == "mm"
+    assert "pp" in str(await engine.one("SELECT phases FROM attempts"))
+
+
 async def waiting_for_locks(engine):
     """Until another session waits for a lock."""
     async with asyncio.timeout(10):

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 from hypothesis import given
@@ -96,3 +97,10 @@ def test_no_record_raises(record):
     import json
 
     parse_line(b"@nix " + json.dumps(record).encode())
+
+
+def test_s08_a_phase_is_printable_and_short_whatever_the_builder_calls_it():
+    """A null in it made the result of the whole build unwritable, and the build run again."""
+    line = {"action": "result", "id": 1, "type": 104, "fields": ["a\0b\x1b[1m" + "c" * 1000]}
+    event = parse_line(b"@nix " + json.dumps(line).encode())
+    assert event == PhaseSet(1, "ab[1m" + "c" * 195)
