@@ -85,7 +85,8 @@ async def open_parts(settings: Settings, state: StateDirectory, url: str, name: 
         listener=Listener(database, listen=settings.database.listen),
         secrets=DirectorySecrets(state.below(settings.secrets.dir)),
         cipher=installation_cipher(settings, state),
-        objects=ObjectStore.open(settings.state.objects_url or state.folder("objects")),
+        # Logs of private projects are among them, and builds may run without a sandbox.
+        objects=ObjectStore.open(settings.state.objects_url or state.folder("objects", mode=0o700)),
         git=Git(settings.git, state.folder("mirrors", mode=0o700)),
     )
 

@@ -500,8 +500,9 @@ async def _cancelled(tasks: Collection[asyncio.Task[Any]]) -> None:
 
 
 def _empty(folder: Path) -> None:
+    """Only for us: a build without a sandbox must not read the sources of others."""
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
 def _ids_in(folder: Path) -> set[UUID]:

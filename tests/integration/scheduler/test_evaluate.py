@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import shutil
+import stat
 import sys
 import time
 from dataclasses import replace
@@ -79,6 +80,13 @@ async def statuses(world, jobset):
     return [
         (e["trigger"], e["status"], e["status_reason"]) for e in await world.evaluations_of(jobset)
     ]
+
+
+async def test_s08_checkouts_are_for_nobody_else(world):
+    """Nor after a start, which empties their folder: builds may run without a sandbox."""
+    service = world.evaluations()
+    await world.start(service)
+    assert stat.S_IMODE(service._work_dir.stat().st_mode) == 0o700
 
 
 async def test_a_look_that_finds_nothing_new_makes_no_evaluation(world):
