@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -12,6 +13,7 @@ import orjson
 
 from fc_operator.errors import UnavailableError
 from fc_operator.model.conditions import Condition
+from fc_operator.model.ids import ProjectId
 from fc_operator.model.problems import Problem
 from fc_operator.model.resources import Key, Resource
 from fc_operator.model.sources import Source
@@ -65,6 +67,28 @@ async def list_of_source(connection: Connection, source: Source) -> list[Resourc
     """All rows of a source, with their specs."""
     rows = _sql.list_of_source(connection, source_kind=source.kind, source_name=source.name)
     return [_resource(row) async for row in rows]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProjectOwner:
+    """Whose a project is."""
+
+    id: ProjectId
+    name: str
+    source: Source | None
+    """None: nobody declares it any more, or nobody ever did."""
+
+
+async def list_project_owners(connection: Connection, names: Sequence[str]) -> list[ProjectOwner]:
+    """Those of some projects that exist."""
+    return [
+        ProjectOwner(
+            id=ProjectId(row["id"]),
+            name=row["name"],
+            source=row["source_kind"] and Source(row["source_kind"], row["source_name"]),
+        )
+        async for row in _sql.list_project_owners(connection, names=list(names))
+    ]
 
 
 async def list_specs(connection: Connection, ids: Sequence[UUID]) -> dict[UUID, dict[str, Any]]:

@@ -42,6 +42,13 @@ FROM managed_resources
 WHERE source_kind = :source_kind AND source_name = :source_name
 ORDER BY id;
 
+-- name: list_project_owners(names)
+-- Those of some projects that exist, and the source that owns each, if one does.
+SELECT p.id, p.name, m.source_kind, m.source_name
+FROM projects p
+LEFT JOIN managed_resources m ON m.kind = 'Project' AND m.identity = p.name AND m.owns
+WHERE p.name = ANY(:names::text[]);
+
 -- name: list_specs(ids)
 -- What some rows say.
 SELECT id, spec FROM managed_resources WHERE id = ANY(:ids::uuid[]);

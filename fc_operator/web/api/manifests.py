@@ -14,10 +14,9 @@ import msgspec
 from sanic import HTTPResponse
 
 from fc_operator.access.authorization import Action
-from fc_operator.errors import ForbiddenError
-from fc_operator.model import desired, sources
+from fc_operator.model import sources
 from fc_operator.model.sources import Source
-from fc_operator.model.statuses import Role
+from fc_operator.store.database import Connection
 from fc_operator.web import answers
 from fc_operator.web.routes import Answer, Call, post
 
@@ -27,8 +26,6 @@ if TYPE_CHECKING:
     from fc_operator.spec.manifests import Parsed
 
 Files = Annotated[dict[str, str], msgspec.Meta(max_length=5_000)]
-_OPEN_KINDS = frozenset({desired.PROJECT, desired.JOBSET})
-"""What a key of the role create-projects may declare."""
 
 
 class ManifestFiles(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -109,14 +106,18 @@ async def handle_plan(call: Call[Any, PlannedFiles]) -> HTTPResponse:
 
 async def handle_apply(call: Call[Any, PlannedFiles]) -> HTTPResponse:
     """Bring manifests into force, in one transaction."""
-    from fc_operator.operations import manifests
+    from fc_operator.operations import manifests, rights
 
-    body = call.body
+    body, source = call.body, _source(call)
     parsed = await _parse(body.manifests)
-    _check_kinds(call, parsed)
+
+    async def is_allowed(connection: Connection) -> bool:
+        await rights.check(connection, call.principal, source, parsed.declarations)
+        return True
+
     report = await manifests.apply(
         call.web.database,
-        _source(call),
+        source,
         parsed,
         keyring=_keyring(call),
         config=call.web.settings.config,
@@ -124,6 +125,7 @@ async def handle_apply(call: Call[Any, PlannedFiles]) -> HTTPResponse:
         complete=body.prune,
         prune=body.prune,
         confirm=body.confirm,
+        still_held=is_allowed,
     )
     return answers.json(call, report.as_dict())
 
@@ -134,22 +136,6 @@ async def _parse(files: dict[str, str]) -> Parsed:
 
     data = {path: text.encode() for path, text in files.items()}
     return await asyncio.to_thread(parser.parse, data)
-
-
-def _check_kinds(call: Call[Any, Any], parsed: Parsed) -> None:
-    """Builders and sources of the installation are an administrator's.
-
-    Raises:
-        ForbiddenError: a manifest declares one and the key is not of that role.
-    """
-    if call.principal.role is Role.ADMIN:
-        return
-    for each in parsed.declarations:
-        if each.kind not in _OPEN_KINDS:
-            raise ForbiddenError(
-                f"a key with the role {call.principal.role} may not declare a {each.kind}",
-                hint="only a key of the role admin may",
-            )
 
 
 def _source(call: Call[Any, Any]) -> Source:

@@ -129,6 +129,54 @@ async def test_manifests_are_checked_planned_and_applied(web, world):
         await web.post("/api/v1/manifests/apply", wrong, key=key, status=400)
 
 
+JOBSET = """
+apiVersion: fc-operator.dev/v1alpha1
+kind: Jobset
+metadata: {name: sneaky}
+spec: {projectRef: {name: PROJECT}, nixExpression: x.nix}
+"""
+
+
+@pytest.mark.parametrize(
+    ("manifests", "problem"),
+    [
+        (JOBSET.replace("PROJECT", "demo"), "the project demo is not its own"),
+        (
+            f"{MANIFESTS.replace('fresh', 'demo')}---{JOBSET.replace('PROJECT', 'demo')}",
+            "not its own",
+        ),
+        (JOBSET.replace("PROJECT", "tomorrow"), "there is no such project"),
+        (MANIFESTS.replace("fresh", "retired"), "it has a history and no owner"),
+        (
+            MANIFESTS.replace("spec: {", "spec: {credentialsSecretRef: {name: git}, ", 1),
+            "credentialsSecretRef refers to a secret",
+        ),
+    ],
+)
+async def test_c12_a_key_declares_nothing_that_belongs_to_others(web, world, manifests, problem):
+    """Another's project has credentials and shares, and a secret could be sent to any host."""
+    await world.add("projects", name="retired", repository_url="https://e.org/r.git")
+    key = await web.key(Role.CREATE_PROJECTS)
+    before = await world.sql("SELECT count(*) FROM managed_resources")
+    body = {"manifests": {"a.yaml": manifests}}
+    refused = await web.post("/api/v1/manifests/apply", body, key=key, status=403)
+    assert problem in refused["detail"]
+    assert await world.sql("SELECT count(*) FROM managed_resources") == before
+    assert not await world.sql("SELECT FROM jobsets WHERE name = 'sneaky'")
+
+
+@pytest.mark.parametrize(("role", "status"), [("maintainer", 200), ("member", 403)])
+async def test_c12_a_maintainer_adds_jobsets_to_the_project(web, world, role, status):
+    user = await world.add("users", username="maya")
+    await world.add(
+        "project_members", project_id=world.ids["demo"]["id"], user_id=user["id"], role=role
+    )
+    key = await web.key(Role.CREATE_PROJECTS, user="maya")
+    body = {"manifests": {"a.yaml": JOBSET.replace("PROJECT", "demo")}}
+    await web.post("/api/v1/manifests/apply", body, key=key, status=status)
+    assert len(await world.sql("SELECT FROM jobsets WHERE name = 'sneaky'")) == (status == 200)
+
+
 async def test_h05_a_get_never_changes_a_row(web, world):
     """Every GET of the table, with a key of the role admin; only the key's last use is noted."""
     key = {"Authorization": f"Bearer {await web.key()}"}
