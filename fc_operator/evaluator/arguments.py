@@ -48,9 +48,10 @@ def _options(request: EvaluationRequest, nix: NixSettings) -> list[str]:
     options = {
         "allow-import-from-derivation": "true" if ifd else "false",
         "allow-unsafe-native-code-during-evaluation": "false",
-        "restrict-eval": "false" if request.is_flake else "true",
+        # Pure evaluation alone fetches whatever is locked, also from this machine and its network.
+        "restrict-eval": "true",
         "pure-eval": "true" if request.is_flake else "false",
-        "allowed-uris": "",
+        "allowed-uris": " ".join(_allowed_uris(request)),
         "experimental-features": "nix-command flakes" if request.is_flake else "",
         "accept-flake-config": "false",
         "eval-cache": "false",
@@ -61,6 +62,11 @@ def _options(request: EvaluationRequest, nix: NixSettings) -> list[str]:
         "connect-timeout": "15",
     }
     return [word for name, value in options.items() for word in ("--option", name, value)]
+
+
+def _allowed_uris(request: EvaluationRequest) -> tuple[str, ...]:
+    # Its own folder holds the trees that we lock.
+    return (*request.allowed_uris, f"path:{request.work_dir}/") if request.is_flake else ()
 
 
 def _search_path(request: EvaluationRequest) -> list[str]:

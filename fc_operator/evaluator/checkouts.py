@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from fc_operator.clients.git import CommitInfo, Git, GitCredentials, Mirror
 from fc_operator.errors import EvaluationError, LimitReachedError, PrerequisiteError
-from fc_operator.evaluator import arguments, roots
+from fc_operator.evaluator import arguments, flakes, locks, roots
 from fc_operator.evaluator.requests import Argument, EvaluationRequest, Tree
 from fc_operator.kit import processes
 from fc_operator.model.evaluations import ResolvedInput
@@ -82,6 +82,7 @@ class Checkouts:
                 await self._argument(order, each, source, work_dir, roots_dir)
                 for each in order.inputs
             ]
+            uris = await self._locked_uris(source, given) if order.is_flake else ()
         except BaseException:
             commit.cancel()
             await asyncio.gather(commit, return_exceptions=True)
@@ -93,11 +94,20 @@ class Checkouts:
             arguments=tuple(given),
             systems=order.systems,
             allow_import_from_derivation=order.allow_import_from_derivation,
+            allowed_uris=uris,
             timeout_s=order.timeout_s,
             work_dir=work_dir,
             roots_dir=roots_dir,
         )
         return Checkout(request=request, commit=commit)
+
+    async def _locked_uris(self, source: Tree, given: Sequence[Argument]) -> tuple[str, ...]:
+        found: dict[str, None] = {}
+        for tree in (source, *(each.tree for each in given)):
+            if tree is not None:
+                lock = await asyncio.to_thread(flakes.read_lock, tree.path)
+                found |= dict.fromkeys(locks.allowed_uris(lock, self._git.check_url))
+        return tuple(found)
 
     async def _fetch(self, order: CheckoutOrder, url: str, commit: CommitId) -> Mirror:
         credentials = await order.credentials_for(url)

@@ -64,9 +64,9 @@ async def root(request: EvaluationRequest, *, env: Mapping[str, str]) -> str:
     for each in overrides:
         assert each.tree is not None
         tree = await hashed(each.tree, env=env, timeout_s=request.timeout_s)
-        with_locks.append((replace(each, tree=tree), await asyncio.to_thread(_lock, tree.path)))
+        with_locks.append((replace(each, tree=tree), await asyncio.to_thread(read_lock, tree.path)))
     text, lock = expressions.overriding_flake(
-        source, await asyncio.to_thread(_lock, source.path), with_locks
+        source, await asyncio.to_thread(read_lock, source.path), with_locks
     )
     outer = request.work_dir / "overrides"
     await asyncio.to_thread(_write, outer, text, lock)
@@ -74,7 +74,12 @@ async def root(request: EvaluationRequest, *, env: Mapping[str, str]) -> str:
     return expressions.flake_root(expressions.flake_reference(tree), request.expression, inner=True)
 
 
-def _lock(folder: Path) -> Any:
+def read_lock(folder: Path) -> Any:
+    """The content of the folder's flake.lock; None without one.
+
+    Raises:
+        EvaluationError: it is too large, or no JSON.
+    """
     path = folder / "flake.lock"
     if path.is_symlink() or not path.is_file():
         return None
@@ -82,7 +87,7 @@ def _lock(folder: Path) -> Any:
         raise EvaluationError(f"flake.lock is larger than {_LOCK_BYTES_MAX} bytes")
     try:
         return json.loads(path.read_text())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise EvaluationError(f"flake.lock is no JSON: {error}") from error
 
 

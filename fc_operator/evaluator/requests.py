@@ -51,6 +51,8 @@ class EvaluationRequest:
     systems: tuple[str, ...] = ()
     """Only jobs of these; empty means all."""
     allow_import_from_derivation: bool = False
+    allowed_uris: tuple[str, ...] = ()
+    """Flake: what its lock file may make Nix fetch, see ``locks``."""
     timeout_s: float = 3600
     work_dir: Path
     """An existing folder of this evaluation alone, outside the source."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
 import json
 import os
 
 import pytest
 
 from fc_operator.errors import EvaluationError
+from fc_operator.evaluator import flakes, locks
 from fc_operator.evaluator.requests import Argument, Tree
 
 pytestmark = pytest.mark.nix
@@ -158,7 +161,7 @@ async def test_what_is_no_flake_says_so(bench):
 
 
 async def test_h17_a_locked_git_input_does_not_meet_restrict_eval(bench, git_host):
-    # Nix itself would fetch it; pure evaluation lets it, restricted evaluation would not.
+    """Nix itself fetches it: restricted evaluation lets it where the lock file was judged."""
     repository = git_host.make("locked")
     revision = repository.commit({"flake.nix": '{ outputs = { self }: { value = "locked"; }; }'})
     url = f"git+{repository.url}"
@@ -187,5 +190,41 @@ async def test_h17_a_locked_git_input_does_not_meet_restrict_eval(bench, git_hos
             }
         ),
     )
-    rows, errors = await jobs(bench)
+    lock = await asyncio.to_thread(flakes.read_lock, bench.source)
+    uris = locks.allowed_uris(lock, lambda url: None)
+    rows, errors = await jobs(bench, allowed_uris=uris)
     assert (errors, [row.name for row in rows.values()]) == ({}, ["locked"])
+
+
+async def test_cve_class_pure_flake_reads_this_machine(bench, git_host, tmp_path):
+    """Pure evaluation fetches whatever the code locks, with the rights of the server."""
+    secret = tmp_path / "secret" / "key"
+    secret.parent.mkdir()
+    secret.write_text("canary")
+    digest = hashlib.sha256(b"canary").hexdigest()
+    repository = git_host.make("private")
+    revision = repository.commit({"key": "canary"})
+    hostile = {
+        "file": f'builtins.fetchurl {{ url = "file://{secret}"; sha256 = "{digest}"; }}',
+        "url": f'builtins.fetchurl {{ url = "{repository.url}/HEAD"; sha256 = "{digest}"; }}',
+        "git": f'builtins.fetchGit {{ url = "{repository.path}"; rev = "{revision}"; }}',
+        "gitfile": f'builtins.fetchGit {{ url = "file://{repository.path}"; rev = "{revision}"; }}',
+        "githost": f'builtins.fetchGit {{ url = "{repository.url}"; rev = "{revision}"; }}',
+        "tree": (
+            f'builtins.fetchTree {{ type = "git"; url = "file://{repository.path}"; '
+            f'rev = "{revision}"; }}'
+        ),
+        "plain": f"{secret.parent}",
+    }
+    flake(
+        bench,
+        "".join(
+            f'hydraJobs.{name} = drv (builtins.readFile "${{{code}}}/key");\n'
+            for name, code in hostile.items()
+        ),
+    )
+    asked = len(git_host.requests)
+    rows, errors = await jobs(bench)
+    assert (rows, set(errors)) == ({}, set(hostile))
+    assert len(git_host.requests) == asked
+    assert "canary" not in str(errors)

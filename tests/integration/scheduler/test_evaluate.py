@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import json
 import shutil
 import stat
 import sys
@@ -532,6 +533,31 @@ async def slow_jobset(world, name="slow", **columns):
         {"slow.nix": f'{{ ... }}: {{ a = ({DRV}) "a"; z = ({DRV}) (toString ({SLOW})); }}'}
     )
     return await world.jobset(name, nix_expression="slow.nix", **columns)
+
+
+async def test_cve_class_flake_lock_of_a_folder_of_this_machine(world, tmp_path):
+    """Nix would copy it into the store, and say its hash where that was guessed wrong."""
+    (tmp_path / "secret").mkdir()
+    place = {"type": "git", "url": "https://e.org/x.git"}
+    path = {"type": "path", "path": f"{tmp_path}/secret", "narHash": f"sha256-{'A' * 43}="}
+    nodes = {
+        "root": {"inputs": {"x": "x"}},
+        "x": {"flake": False, "original": place, "locked": path},
+    }
+    world.repository.commit(
+        {
+            "flake.nix": """{ inputs.x = { url = "git+https://e.org/x.git"; flake = false; };
+              outputs = { self, x }: { hydraJobs.a = builtins.readDir x; }; }""",
+            "flake.lock": json.dumps({"version": 7, "root": "root", "nodes": nodes}),
+        }
+    )
+    jobset = await world.jobset(flake_mode=True, nix_expression="hydraJobs")
+    await world.start()
+    (evaluation,) = await world.ended(jobset)
+    assert (evaluation["status"], evaluation["status_reason"]) == ("failed", "InputInvalid")
+    assert evaluation["error_message"] == (
+        "flake.lock: the input x: it is a folder of the machine that locked it"
+    )
 
 
 async def test_c06_a_slow_jobset_delays_none_and_its_first_builds_can_begin(world):

@@ -30,6 +30,7 @@ FLAKE = EvaluationRequest(
     source=Tree(path=Path("/w/source")),
     expression="hydraJobs",
     is_flake=True,
+    allowed_uris=("https://e.org/x.git", "https://e.org/"),
     work_dir=Path("/w"),
     roots_dir=Path("/nix/var/nix/gcroots/fc/1"),
 )
@@ -40,8 +41,8 @@ def options(*, flake: bool, ifd: bool = False) -> str:
     return (
         f"--option allow-import-from-derivation {yes if ifd else no} "
         "--option allow-unsafe-native-code-during-evaluation false "
-        f"--option restrict-eval {no if flake else yes} --option pure-eval {yes if flake else no} "
-        "--option allowed-uris <> "
+        f"--option restrict-eval true --option pure-eval {yes if flake else no} "
+        f"--option allowed-uris <{'https://e.org/x.git https://e.org/ path:/w/' if flake else ''}> "
         f"--option experimental-features <{'nix-command flakes' if flake else ''}> "
         "--option accept-flake-config false --option eval-cache false --option builders <> "
         "--option sandbox-fallback false --option substituters https://cache.example.org "
