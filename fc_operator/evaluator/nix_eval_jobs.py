@@ -8,7 +8,15 @@ from collections.abc import AsyncGenerator, Mapping
 from pathlib import Path
 
 from fc_operator.errors import EvaluationError, InvalidError, LimitReachedError, PrerequisiteError
-from fc_operator.evaluator import arguments, expressions, faults, flakes, rows, versions
+from fc_operator.evaluator import (
+    arguments,
+    confinement,
+    expressions,
+    faults,
+    flakes,
+    rows,
+    versions,
+)
 from fc_operator.evaluator.batches import batched
 from fc_operator.evaluator.limits import Watch
 from fc_operator.evaluator.protocol import EvaluationBatch
@@ -61,7 +69,9 @@ class NixEvalJobs:
         )
         await asyncio.to_thread(request.roots_dir.mkdir, parents=True, exist_ok=True)
         try:
-            process = await processes.start(argv, env=self._env, cwd=request.work_dir)
+            process = await confinement.start(
+                argv, request, env=self._env, store_dir=self._nix.store_dir
+            )
         except OSError as error:
             raise PrerequisiteError(f"nix-eval-jobs can't be run: {error}") from error
         tail = bytearray()

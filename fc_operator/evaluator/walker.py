@@ -19,7 +19,16 @@ from pathlib import Path
 from typing import Any
 
 from fc_operator.errors import EvaluationError, InvalidError, LimitReachedError, PrerequisiteError
-from fc_operator.evaluator import arguments, expressions, faults, flakes, roots, rows, versions
+from fc_operator.evaluator import (
+    arguments,
+    confinement,
+    expressions,
+    faults,
+    flakes,
+    roots,
+    rows,
+    versions,
+)
 from fc_operator.evaluator.batches import batched
 from fc_operator.evaluator.limits import Watch
 from fc_operator.evaluator.protocol import EvaluationBatch
@@ -223,10 +232,11 @@ class Walker:
         self, walk: _Walk, run: _Run, *, only: AttrPath | None
     ) -> AsyncGenerator[processes.Process, None]:
         try:
-            process = await processes.start(
+            process = await confinement.start(
                 arguments.walker(walk.request, nix=self._nix),
+                walk.request,
                 env=self._env,
-                cwd=walk.request.work_dir,
+                store_dir=self._nix.store_dir,
                 stdin=True,
             )
         except OSError as error:

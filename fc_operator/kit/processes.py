@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from fc_operator.kit import confine
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
     from pathlib import Path
@@ -176,6 +178,27 @@ class Process:
         self._protocol.close()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Confinement:
+    """What a process and all that it starts may see of the file system; see ``kit.confine``."""
+
+    readable: tuple[str, ...] = ()
+    writable: tuple[str, ...] = ()
+    """To be read too."""
+
+
+@cache
+def can_confine() -> bool:
+    """Whether this kernel can confine processes; where not, ``Confinement`` is not to be used."""
+    return sys.platform == "linux" and confine.version() >= confine.VERSION_MIN
+
+
+def _confined(words: list[str], confinement: Confinement) -> list[str]:
+    rules = [word for path in confinement.readable for word in ("-r", path)]
+    rules += [word for path in confinement.writable for word in ("-w", path)]
+    return [sys.executable, "-I", "-S", confine.__file__, *rules, "--", *words]
+
+
 @cache
 def _setpriv() -> str | None:
     return shutil.which("setpriv", path="/usr/bin:/bin") if sys.platform == "linux" else None
@@ -191,18 +214,20 @@ def _wrapped(words: list[str], death_signal: signal.Signals) -> list[str] | None
     return [setpriv, "--pdeathsig", death_signal.name, "--", *words] if setpriv else None
 
 
-def _check_runnable(program: str, env: Mapping[str, str], cwd: Path | None) -> None:
-    """Find out before the start what the kernel would have said of the program itself.
+def _check_runnable(program: str, env: Mapping[str, str], cwd: Path | None) -> str:
+    """Find out before the start what the kernel would have said of the program itself; where it is.
 
     Raises:
         OSError: the program or ``cwd`` does not exist, or may not be run.
     """
-    if shutil.which(program, path=env.get("PATH", os.defpath)) is None:
+    place = shutil.which(program, path=env.get("PATH", os.defpath))
+    if place is None:
         there = os.path.lexists(program)
         number = errno.EACCES if there else errno.ENOENT
         raise OSError(number, os.strerror(number), program)
     if cwd is not None and not cwd.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), os.fspath(cwd))
+    return place
 
 
 def _prepare(death_signal: signal.Signals, user: pwd.struct_passwd | None) -> Callable[[], None]:
@@ -236,18 +261,22 @@ async def start(
     merge_stderr: bool = False,
     user: pwd.struct_passwd | None = None,
     death_signal: signal.Signals = signal.SIGKILL,
+    confinement: Confinement | None = None,
 ) -> Process:
     """Start ``argv`` in a process group of its own with exactly ``env`` as its environment.
 
     ``user`` is whom it runs as, with that user's group and no others; None is ourselves.
     ``death_signal`` is what it gets when we die: a program that has children in other groups to
-    clean up (Nix) needs a signal that it can handle.
+    clean up (Nix) needs a signal that it can handle. ``confinement`` is for kernels that
+    ``can_confine``.
 
     Raises:
         OSError: the program or ``cwd`` does not exist, or may not be run.
     """
     words = [os.fspath(word) for word in argv]
-    _check_runnable(words[0], env, cwd)
+    place = _check_runnable(words[0], env, cwd)
+    if confinement is not None:
+        words = _confined([place, *words[1:]], confinement)
     wrapped = _wrapped(words, death_signal) if user is None else None
     loop = asyncio.get_running_loop()
     transport, protocol = await loop.subprocess_exec(

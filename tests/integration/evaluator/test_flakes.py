@@ -202,6 +202,7 @@ async def test_cve_class_pure_flake_reads_this_machine(bench, git_host, tmp_path
     secret.parent.mkdir()
     secret.write_text("canary")
     digest = hashlib.sha256(b"canary").hexdigest()
+    locked = await flakes.hashed(Tree(path=secret.parent), env=bench.env, timeout_s=60)
     repository = git_host.make("private")
     revision = repository.commit({"key": "canary"})
     hostile = {
@@ -213,6 +214,11 @@ async def test_cve_class_pure_flake_reads_this_machine(bench, git_host, tmp_path
         "tree": (
             f'builtins.fetchTree {{ type = "git"; url = "file://{repository.path}"; '
             f'rev = "{revision}"; }}'
+        ),
+        # Only the kernel keeps it from this one (and newer versions of Nix do).
+        "path": (
+            f'builtins.fetchTree {{ type = "path"; path = "{secret.parent}"; '
+            f'narHash = "{locked.nar_hash}"; }}'
         ),
         "plain": f"{secret.parent}",
     }

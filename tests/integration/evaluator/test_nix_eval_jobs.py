@@ -37,20 +37,20 @@ class Replay:
 
     def __init__(self, bench) -> None:
         self.bench = bench
-        self.calls = bench.folder / "calls"
+        self.calls = bench.work / "calls"
         bench.env["PATH"] = f"{bench.folder / 'bin'}:{bench.env['PATH']}"
         bench.make = NixEvalJobs
         self.says("")
 
     def says(self, stdout: str, *, stderr: str = "", code: int = 0, then: str = "") -> None:
-        (self.bench.folder / "stdout").write_text(stdout)
-        (self.bench.folder / "stderr").write_text(stderr)
+        (self.bench.work / "stdout").write_text(stdout)
+        (self.bench.work / "stderr").write_text(stderr)
         script(
             self.bench.folder / "bin" / "nix-eval-jobs",
             f"""#!/bin/sh
 if [ "$1" = --version ]; then echo "nix-eval-jobs 2.35.2"; exit 0; fi
 printf '%s\\n' "$@" > {self.calls}; env > {self.calls}.env
-cat {self.bench.folder}/stdout; cat {self.bench.folder}/stderr >&2
+cat {self.bench.work}/stdout; cat {self.bench.work}/stderr >&2
 {then}
 exit {code}
 """,
@@ -165,7 +165,7 @@ async def test_h03_it_is_killed_on_time_with_its_workers(replay, bench):
 
 async def test_memory_of_all_workers_together_is_bounded(replay, bench):
     bench.settings = replace(bench.settings, memory_bytes=120 * 1024**2)
-    hungry = f'{sys.executable} -c "x = bytearray(70 << 20); import time; time.sleep(60)"'
+    hungry = "perl -e '$x = \"x\" x 70_000_000; sleep 60'"
     replay.says(replay.row("a"), then=f"{hungry} & {hungry} & wait")
     with pytest.raises(LimitReachedError) as error:
         await bench.jobs("{ }", timeout_s=30)

@@ -425,7 +425,7 @@ async def test_every_yielded_derivation_is_a_root_already(bench):
 
 
 async def test_the_process_count_does_not_grow_with_the_jobs(bench):
-    log = bench.folder / "calls"
+    log = bench.work / "calls"
     wrapper = bench.folder / "bin" / "nix-instantiate"
     wrapper.parent.mkdir()
     wrapper.write_text(f'#!/bin/sh\necho x >> {log}\nexec {shutil.which("nix-instantiate")} "$@"\n')

@@ -233,3 +233,48 @@ async def test_it_is_what_was_asked_for_and_nothing_around_it(tmp_path):
     """The wrapper that sets the signal of our death becomes the program itself."""
     done = await processes.run(["cat", "/proc/self/cmdline"], env={"PATH": "/usr/bin:/bin"})
     assert done.stdout == b"cat\0/proc/self/cmdline\0"
+
+
+@pytest.mark.skipif(not processes.can_confine(), reason="this kernel has no Landlock")
+async def test_s08_a_confined_process_sees_only_what_it_may(tmp_path):
+    for name in ("mine", "ours", "theirs"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text(f"{name}-text")
+    (tmp_path / "ours" / "link").symlink_to(tmp_path / "theirs")
+    script = f"""cd {tmp_path}
+      cat mine/file ours/file; echo new > mine/new && ln mine/new mine/linked && mv mine/new mine/x
+      cat theirs/file; cat ours/link/file; ls theirs; cat < theirs/file
+      echo no > ours/file; echo no > theirs/no; rm theirs/file; mv mine/x theirs/x
+      cat /proc/{os.getpid()}/environ; cat /etc/shadow; cat mine/../theirs/file
+      ln theirs/file mine/stolen; setsid cat theirs/file & wait; echo done"""
+    process = await processes.start(
+        ["sh", "-c", script],
+        env=ENV,
+        merge_stderr=True,
+        confinement=processes.Confinement(
+            readable=("/usr", "/bin", "/lib", "/lib64", f"{tmp_path}/ours", f"{tmp_path}/gone"),
+            writable=(f"{tmp_path}/mine", "/dev/null"),
+        ),
+    )
+    told = [line async for line in process.lines()]
+    assert await process.wait() == 0
+    process.close()
+    text = b"\n".join(told).decode()
+    assert text.startswith("mine-textours-text")
+    assert text.endswith("done")
+    assert "theirs-text" not in text
+    assert (tmp_path / "ours" / "file").read_text() == "ours-text"
+    assert sorted(p.name for p in (tmp_path / "theirs").iterdir()) == ["file"]
+    assert sorted(p.name for p in (tmp_path / "mine").iterdir()) == ["file", "linked", "x"]
+
+
+@pytest.mark.skipif(not processes.can_confine(), reason="this kernel has no Landlock")
+async def test_a_confined_process_dies_with_its_group_and_answers_as_itself():
+    everything = processes.Confinement(readable=("/",))
+    process = await processes.start(["sleep", "100"], env=ENV, confinement=everything)
+    assert await process.stop("test") == -signal.SIGTERM
+    process = await processes.start(["sh", "-c", "exit 7"], env=ENV, confinement=everything)
+    assert await process.wait() == 7
+    process.close()
+    with pytest.raises(FileNotFoundError):
+        await processes.start(["no-such-program"], env=ENV, confinement=everything)
