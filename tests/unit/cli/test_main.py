@@ -3,6 +3,7 @@
 import importlib
 import subprocess
 import sys
+from pathlib import Path
 
 import click
 import pytest
@@ -137,3 +138,14 @@ def test_completion_needs_no_verb_loaded():
             capture_output=True, text=True, check=True,
         )  # fmt: skip
         assert "_FC_COMPLETE" in done.stdout
+
+
+def test_in_bash_fc_is_ours_once_its_completion_is_there():
+    """It is a builtin of bash, which says nothing and succeeds where it is not asked by hand."""
+    script = 'eval "$(env fc completion bash)"; fc --version; type -t fc'
+    env = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin"}
+    done = subprocess.run(
+        ["bash", "-c", script], env=env, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith("fc, version")
+    assert done.stdout.endswith("file\n")
