@@ -40,13 +40,16 @@ _LOST = (
     asyncpg.InsufficientResourcesError,
     asyncpg.OperatorInterventionError,
     asyncpg.LockNotAvailableError,
+    asyncpg.IdleInTransactionSessionTimeoutError,
     ConnectionError,
     OSError,
 )
 _SESSION = {
     "statement_timeout": "60s",
     "lock_timeout": "10s",
-    "idle_in_transaction_session_timeout": "60s",
+    # Below the lock timeout: what a stopped process of ours holds is freed before anybody who waits
+    # for it gives up. Nothing outside is awaited within a transaction, so none idles that long.
+    "idle_in_transaction_session_timeout": "5s",
     "timezone": "UTC",
     # The rows of one query differ much in number; a generic plan for COPY-fed tables goes stale.
     "jit": "off",
