@@ -35,7 +35,9 @@ SOURCES = "fc_sources"
 """A config repository shall be synced. Payload: empty."""
 RESOURCES = "fc_resources"
 """Declared objects or their conditions changed. Payload: empty."""
-CHANNELS = (JOBSETS, EVALUATIONS, STEPS, CANCELS, BUILDS, LOGS, SOURCES, RESOURCES)
+TASKS = "fc_tasks"
+"""A pod's task was reported on, or its pod ended. Payload: task ids, comma-separated, or empty."""
+CHANNELS = (JOBSETS, EVALUATIONS, STEPS, CANCELS, BUILDS, LOGS, SOURCES, RESOURCES, TASKS)
 
 _BEAT_S = 10.0
 _BEAT_TIMEOUT_S = 5.0

@@ -1,0 +1,65 @@
+-- 0004: pods. What an agent is told and what it reports, and the binary cache.
+
+ALTER TABLE tasks
+    -- The administrator's target that it runs in, by name; NULL for what runs in no pod.
+    ADD COLUMN target TEXT,
+    ADD COLUMN pod_namespace TEXT,
+    ADD COLUMN pod_name TEXT,
+    ADD COLUMN pod_uid TEXT,
+    -- Pending, Running, Succeeded, Failed or Gone, as last seen; NULL before it was created.
+    ADD COLUMN pod_phase TEXT CHECK (pod_phase IN ('Pending', 'Running', 'Succeeded', 'Failed', 'Gone')),
+    -- Why it ended, told from its status: {"reason", "message", "class"}; NULL while it runs.
+    ADD COLUMN pod_ending JSONB,
+    ADD COLUMN pod_created_at TIMESTAMPTZ,
+    -- What the agent has to do, as JSON; never a secret.
+    ADD COLUMN work JSONB,
+    -- Git credentials for the fetch step alone, encrypted with the installation's key; removed when fetched.
+    ADD COLUMN credentials_ciphertext BYTEA,
+    -- The token in a pod's definition opens each phase once; each phase then has its own.
+    ADD COLUMN fetch_token_hash BYTEA,
+    ADD COLUMN fetched_at TIMESTAMPTZ,
+    ADD COLUMN work_token_hash BYTEA,
+    ADD COLUMN begun_at TIMESTAMPTZ,
+    ADD COLUMN heartbeat_at TIMESTAMPTZ;
+CREATE INDEX tasks_pods ON tasks (pod_namespace, pod_name) WHERE state = 'live' AND pod_name IS NOT NULL;
+
+-- What the agent of an evaluation tells, in order, until the scheduler has taken it.
+CREATE TABLE task_reports (
+    task_id UUID NOT NULL REFERENCES tasks (id) ON DELETE CASCADE,
+    seq INTEGER NOT NULL CHECK (seq >= 0),
+    -- zstd of JSON lines.
+    payload BYTEA NOT NULL,
+    received_at TIMESTAMPTZ NOT NULL DEFAULT now(),
+    PRIMARY KEY (task_id, seq)
+);
+ALTER TABLE task_reports ALTER COLUMN payload SET STORAGE EXTERNAL;
+
+-- The binary cache: one row per store path that it has.
+CREATE TABLE cache_paths (
+    -- The 32 digits of the path's hash part.
+    hash_part TEXT PRIMARY KEY CHECK (hash_part ~ '^[0-9a-df-np-sv-z]{32}$'),
+    store_path TEXT NOT NULL UNIQUE,
+    nar_hash TEXT NOT NULL,
+    nar_size BIGINT NOT NULL CHECK (nar_size > 0),
+    file_hash TEXT NOT NULL,
+    file_size BIGINT NOT NULL CHECK (file_size > 0),
+    -- Where the compressed NAR is in the object store.
+    object_key TEXT NOT NULL,
+    -- Base names, as narinfo writes them.
+    reference_names TEXT[] NOT NULL DEFAULT '{}',
+    deriver TEXT,
+    content_address TEXT,
+    signatures TEXT[] NOT NULL DEFAULT '{}',
+    -- The task or key that brought it.
+    uploaded_by TEXT NOT NULL,
+    created_at TIMESTAMPTZ NOT NULL DEFAULT now()
+);
+CREATE INDEX cache_paths_object ON cache_paths (object_key);
+
+-- Which projects a path came from: who may read one of them may read it.
+CREATE TABLE cache_path_projects (
+    hash_part TEXT NOT NULL REFERENCES cache_paths (hash_part) ON DELETE CASCADE,
+    project_id UUID NOT NULL REFERENCES projects (id) ON DELETE CASCADE,
+    PRIMARY KEY (hash_part, project_id)
+);
+CREATE INDEX cache_path_projects_project ON cache_path_projects (project_id);
