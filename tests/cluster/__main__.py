@@ -1,0 +1,94 @@
+"""``python -m tests.cluster``: a real Kubernetes on this machine, for people and for the suite."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+
+from tests.cluster import images, machine, programs
+from tests.cluster.places import Places
+from tests.cluster.programs import MissingError
+from tests.cluster.supervisor import Supervisor
+
+
+def main() -> int:
+    """Run the command line; returns its exit code."""
+    parser = argparse.ArgumentParser(prog="python -m tests.cluster", description=__doc__)
+    parser.add_argument("--instance", default=os.environ.get("FC_CLUSTER_INSTANCE", "dev"),
+                        help="several clusters may run side by side (default: dev)")  # fmt: skip
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("build", help="build or find all programs; make the images' base")
+    commands.add_parser("up", help="start it and leave it running")
+    commands.add_parser("down", help="end it and remove all of it but its logs")
+    commands.add_parser("status", help="say whether it runs, and where it is")
+    commands.add_parser("image", help="build the project's image, and give it to the cluster")
+    enter = commands.add_parser("enter", help="run a command, or a shell, in its network")
+    enter.add_argument("words", nargs=argparse.REMAINDER)
+    tell = commands.add_parser("tell", help="start, stop, kill, pause or resume one of its parts")
+    tell.add_argument("action", choices=["start", "stop", "kill", "pause", "resume", "status"])
+    tell.add_argument("part", nargs="?")
+    commands.add_parser("supervise")
+    given = parser.parse_args()
+    try:
+        return _run(given)
+    except (MissingError, RuntimeError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def _run(given: argparse.Namespace) -> int:
+    places = Places(given.instance)
+    if given.command == "supervise":
+        Supervisor(places, programs.found(places)).run()
+        return 0
+    if given.command == "build":
+        programs.provide(places)
+        images.make_pause(places)
+        images.make_base(places)
+        return 0
+    if given.command == "up":
+        if reason := machine.unfit():
+            raise MissingError(reason)
+        here = machine.Machine(places, programs.provide(places))
+        seconds = here.up(say=print)
+        print(", ".join(f"{name} {value:g} s" for name, value in seconds.items()))
+        here.import_image(images.make_pause(places))
+        return _show(here)
+    here = machine.find(given.instance)
+    if given.command == "down":
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # half of it would be worse
+        here.down()
+        print(f"the cluster {places.name} is gone")
+        return 0
+    if given.command == "status":
+        return _show(here)
+    if given.command == "image":
+        image = images.make_image(places)
+        print(f"{images.IMAGE}: {image}")
+        if here.state()["state"] == "ready":
+            here.import_image(image)
+        return 0
+    if given.command == "tell":
+        print(here.tell(given.action, given.part))
+        return 0
+    words = given.words or [os.environ.get("SHELL", "/bin/sh")]
+    os.execvpe("nsenter", here.inside(*words), here.environment())  # noqa: S606
+    return 0
+
+
+def _show(here: machine.Machine) -> int:
+    state = here.state()
+    print(f"{here.places.name}: {state['state']} {state.get('message', '')}".rstrip())
+    if state["state"] == "down":
+        return 1
+    print(f"  kubeconfig  {here.places.kubeconfig}")
+    print(f"  enter       {here.places.enter} kubectl get pods -A")
+    print(f"  namespace   nsenter --net={here.places.network}")
+    print(f"  logs        {here.places.logs}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
