@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test check format crash-test bench lock schema clean nix venv
+.PHONY: help demo up test check format crash-test cluster-test cluster-demo bench lock schema clean nix venv
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z%-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -18,10 +18,16 @@ up: $(VENV)/.ready nix ## Start FC Operator and stay up: make up ARGS="--config 
 	@$(BIN)/fc up $(ARGS)
 
 test: $(VENV)/.ready-dev nix check ## All checks and tests that end within ten minutes
-	$(BIN)/pytest -n 2 --dist worksteal -m "not slow" $(ARGS)
+	$(BIN)/pytest -n 2 --dist worksteal -m "not slow and not cluster" $(ARGS)
 
 crash-test: $(VENV)/.ready-dev nix ## The long suites: crash points, restarts, large graphs
-	$(BIN)/pytest -n 2 --dist worksteal -m slow $(ARGS)
+	$(BIN)/pytest -n 2 --dist worksteal -m "slow and not cluster" $(ARGS)
+
+cluster-test: $(VENV)/.ready-dev ## The suite on a real Kubernetes that is built, brought up and taken down here (as root)
+	@$(BIN)/python -m tests.cluster --instance test test $(ARGS)
+
+cluster-demo: $(VENV)/.ready-dev ## The demo on a real Kubernetes that stays up, for kubectl (as root)
+	@$(BIN)/python -m tests.cluster --instance demo demo $(ARGS)
 
 check: $(VENV)/.ready-dev ## Lint, types, import arrows
 	$(BIN)/ruff check .

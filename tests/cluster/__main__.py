@@ -65,16 +65,13 @@ def _run(given: argparse.Namespace) -> int:
     if given.command == "status":
         return _show(here)
     if given.command == "image":
-        image = images.make_image(places)
-        print(f"{images.IMAGE}: {image}")
-        if here.state()["state"] == "ready":
-            here.import_image(image)
+        print(images.provide_image(here, print))
         return 0
     if given.command == "tell":
         print(here.tell(given.action, given.part))
         return 0
     words = given.words or [os.environ.get("SHELL", "/bin/sh")]
-    os.execvpe("nsenter", here.inside(*words), here.environment())  # noqa: S606
+    os.execvpe("nsenter", here.inside(*words), here.environment())
     return 0
 
 

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
+import fcntl
 import hashlib
+import json
 import os
 import shutil
 import subprocess
 import tarfile
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
-from tests.cluster import parts
+from tests.cluster import parts, snapshots
+from tests.cluster.machine import Machine
 from tests.cluster.places import REPOSITORY, Places
-from tests.cluster.programs import MissingError, Say, system_program
+from tests.cluster.programs import MissingError, Say, quiet, system_program
 
 SUITE = "trixie"
 BASE = f"localhost/base:{SUITE}"
-IMAGE = "localhost/fc-operator:test"
+IMAGE = "localhost/fc-operator"
+"""Its tags are hashes of the sources; ``test`` is the newest that was imported."""
 _BASE_PACKAGES = ("nix-bin", "git", "openssh-client", "python3", "python3-venv", "ca-certificates")
+_IMAGES_MAX = 200
+"""How many steps of builds are kept for the next ones, before all start from nothing."""
 _PAUSE_C = """\
 #include <signal.h>
 #include <sys/wait.h>
@@ -75,8 +82,8 @@ def _write_archive(archive: Path, name: str, layer: bytes, entrypoint: list[str]
         (Path(folder) / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
         new = archive.with_suffix(".new")
         with tarfile.open(new, "w") as tar:
-            for name in ("oci-layout", "index.json", "blobs"):
-                tar.add(f"{folder}/{name}", name)
+            for each in ("oci-layout", "index.json", "blobs"):
+                tar.add(f"{folder}/{each}", each)
         new.rename(archive)
 
 
@@ -105,7 +112,7 @@ def make_base(places: Places, say: Say = print) -> None:
         without = [
             f"--dpkgopt=path-exclude=/usr/share/{each}/*"
             for each in ("doc", "man", "locale", "info")
-        ]  # noqa: E501
+        ]
         _run([
             "mmdebstrap", "--quiet", "--variant=apt", f"--include={','.join(_BASE_PACKAGES)}",
             "--aptopt=APT::Install-Recommends false", *without, SUITE, str(new),
@@ -120,32 +127,49 @@ def make_base(places: Places, say: Say = print) -> None:
         _buildah(places, "rm", container, check=False)
 
 
-def make_image(places: Places, say: Say = print) -> Path:
-    """The OCI archive of the project's image, built unless its sources are as they were.
+def provide_image(machine: Machine, say: Say = quiet) -> str:
+    """The name of the project's image as the sources are now: built and imported if need be.
 
     Raises:
         MissingError: it can't be built.
     """
-    archive = places.cache / "images" / f"fc-operator-{source_hash()}.tar"
+    with _one_at_a_time(machine.places):
+        name = f"{IMAGE}:{source_hash()}"
+        if not machine.has_image(name):
+            machine.import_image(_make_image(machine.places, name, say))
+        machine.name_image(name, f"{IMAGE}:test")
+    return name
+
+
+def _make_image(places: Places, name: str, say: Say) -> Path:
+    """The OCI archive of the project's image."""
+    archive = places.cache / f"fc-operator-{name.rpartition(':')[2]}.tar"
     if archive.is_file():
         return archive
+    if len(_buildah(places, "images", "--all", "--quiet").split()) > _IMAGES_MAX:
+        shutil.rmtree(_store(places))
     make_base(places, say)
-    shutil.rmtree(archive.parent, ignore_errors=True)
-    archive.parent.mkdir(parents=True)
+    for old in places.cache.glob("fc-operator-*"):
+        old.unlink()
     say("building the image")
     mounts = [f"--volume={each}:{each}:ro" for each in _pip_files()]
-    variables = [f"--env={name}" for name in os.environ if name.startswith("PIP_")]
-    del variables  # what pip is told by the environment stays on this machine
     _buildah(
         places, "bud", "--isolation=chroot", "--layers", "--quiet", f"--build-arg=BASE={BASE}",
-        *mounts, "--tag", IMAGE, "--file", str(REPOSITORY / "Containerfile"), str(REPOSITORY),
+        *mounts, "--tag", name, "--file", str(REPOSITORY / "Containerfile"), str(REPOSITORY),
     )  # fmt: skip
     new = archive.with_suffix(".new")
-    _buildah(
-        places, "push", "--quiet", "--disable-compression", IMAGE, f"oci-archive:{new}:{IMAGE}"
-    )
+    _buildah(places, "push", "--quiet", "--disable-compression", name, f"oci-archive:{new}:{name}")
     new.rename(archive)
     return archive
+
+
+@contextlib.contextmanager
+def _one_at_a_time(places: Places) -> Iterator[None]:
+    """Builds share a store and an archive."""
+    places.cache.mkdir(parents=True, exist_ok=True)
+    with (places.cache / "lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def source_hash() -> str:
@@ -168,19 +192,35 @@ def _pip_files() -> list[str]:
 
 
 def _buildah(places: Places, *words: str, check: bool = True) -> str:
-    store = places.cache / "buildah"
+    """Run it in a mount and a process namespace of its own: killed, it leaves nothing mounted."""
+    driver = snapshots.driver(places.cache)
+    own = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
     return _run(
-        ["buildah", "--storage-driver=vfs", f"--root={store}",
-         f"--runroot={places.cache / 'buildah-run'}", *words],
+        [*own, str(_found("buildah")), f"--storage-driver={driver}",
+         f"--root={_store(places)}", f"--runroot=/run/{places.name}-images", *words],
         check=check,
     )  # fmt: skip
 
 
-def _run(words: list[str], *, check: bool = True) -> str:
-    program = system_program(words[0])
+def _store(places: Places) -> Path:
+    return places.cache / "buildah"
+
+
+def _found(name: str) -> Path:
+    program = system_program(name)
     if program is None:
-        raise MissingError(f"{words[0]} is not installed")
-    done = subprocess.run([str(program), *words[1:]], capture_output=True, text=True)
+        raise MissingError(f"{name} is not installed")
+    return program
+
+
+def _run(words: list[str], *, check: bool = True) -> str:
+    # RUN sees our environment; a folder of this machine is not there for it.
+    environment = {name: value for name, value in os.environ.items() if name != "PIP_FIND_LINKS"}
+    done = subprocess.run(
+        [str(_found(words[0])), *words[1:]],
+        env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
     if check and done.returncode != 0:
-        raise MissingError(f"{words[0]} {words[1]}: {(done.stderr or done.stdout).strip()[-1500:]}")
+        said = (done.stderr or done.stdout).strip()[-1500:]
+        raise MissingError(f"{' '.join(words)[:300]}: {said}")
     return done.stdout

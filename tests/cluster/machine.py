@@ -12,14 +12,13 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.cluster import parts, programs
+from tests.cluster import parts, programs, snapshots
 from tests.cluster.places import REPOSITORY, Places
 from tests.cluster.programs import MissingError, Programs, Say, quiet
 
@@ -55,7 +54,9 @@ class Machine:
             folder.mkdir(parents=True)
         (places.dir / "tuned.json").write_text(json.dumps(_tuned()))
         parts.write_configuration(
-            places, restrict_oom=not _has(_CAP_SYS_RESOURCE), snapshotter=_snapshotter(places)
+            places,
+            restrict_oom=not _has(_CAP_SYS_RESOURCE),
+            snapshotter=snapshots.snapshotter(places.dir),
         )
         _make_cgroup(places.name)
         _run("ip", "netns", "add", places.name)
@@ -109,7 +110,7 @@ class Machine:
         # Nothing may be mounted any more: the mount namespace went with its processes.
         if mounted := [
             line for line in _mounts() if line.startswith((f"{places.dir}/", f"{places.sockets}/"))
-        ]:  # noqa: E501
+        ]:
             raise RuntimeError(f"still mounted, nothing is removed: {', '.join(mounted)}")
         shutil.rmtree(places.sockets, ignore_errors=True)
         if places.dir.exists():
@@ -148,28 +149,43 @@ class Machine:
         """The command line that runs ``words`` within the network namespace."""
         return [_program("nsenter"), f"--net={self.places.network}", *words]
 
-    def enter(self) -> None:
-        """Move this thread, and all that it will start, into the network namespace."""
-        libc = ctypes.CDLL(None, use_errno=True)
-        with self.places.network.open() as file:
-            if libc.setns(file.fileno(), _CLONE_NEWNET) != 0:
-                number = ctypes.get_errno()
-                raise OSError(number, os.strerror(number), str(self.places.network))
+    @contextlib.contextmanager
+    def entered(self) -> Iterator[None]:
+        """Have this thread, and all that it starts, in the cluster's network."""
+        with _in_network(self.places.network):
+            yield
+
+    @contextlib.contextmanager
+    def left(self) -> Iterator[None]:
+        """Have this thread back outside for a while: in the network of process 1."""
+        with _in_network(Path("/proc/1/ns/net")):
+            yield
+
+    def kill(self) -> None:
+        """End it as a crash would: nothing is told, nothing is removed."""
+        pid = self._pid()
+        if pid is not None:
+            _kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, 0)
+            _wait_until(lambda: holders(self.places) == [], "its processes to end")
 
     def import_image(self, archive: Path) -> None:
         """Give containerd the images of an OCI archive."""
-        _run(
-            self.programs["ctr"], f"--address={self.places.containerd}", "--namespace=k8s.io",
-            "images", "import", "--snapshotter", _snapshotter_in_use(self.places), str(archive),
-        )  # fmt: skip
+        snapshotter = snapshots.snapshotter(self.places.dir)
+        self._images("import", "--snapshotter", snapshotter, str(archive))
 
     def has_image(self, name: str) -> bool:
         """Whether containerd has it."""
-        said = _run(
-            self.programs["ctr"], f"--address={self.places.containerd}", "--namespace=k8s.io",
-            "images", "list", "--quiet", f"name=={name}",
-        )  # fmt: skip
-        return name in said.split()
+        return name in self._images("list", "--quiet", f"name=={name}").split()
+
+    def name_image(self, name: str, other: str) -> None:
+        """Let ``other`` be the image that ``name`` is."""
+        self._images("tag", "--force", name, other)
+
+    def _images(self, *words: str) -> str:
+        address = f"--address={self.places.containerd}"
+        return _run(self.programs["ctr"], address, "--namespace=k8s.io", "images", *words)
 
     def _pid(self) -> int | None:
         """The process that holds the cluster, if it is alive and no other has its number."""
@@ -211,6 +227,46 @@ def running(machine: Machine, say: Say = quiet) -> Iterator[Machine]:
         yield machine
     finally:
         machine.down()
+
+
+def holders(places: Places) -> list[int]:
+    """The processes that are in the cluster's network namespace, by their number here."""
+    try:
+        wanted = places.network.stat().st_ino
+    except FileNotFoundError:
+        return []
+    found = []
+    for each in Path("/proc").iterdir():
+        if each.name.isdigit():
+            with contextlib.suppress(OSError):
+                if (each / "ns" / "net").stat().st_ino == wanted:
+                    found.append(int(each.name))
+    return found
+
+
+def traces(places: Places) -> list[str]:
+    """What a cluster has left behind on this machine, apart from its logs."""
+    paths = [places.dir, places.sockets, places.network]
+    paths += [root / places.name for root in _controllers()]
+    mounted = [each for each in _mounts() if places.name in each or str(places.dir) in each]
+    return [str(each) for each in paths if each.exists()] + mounted
+
+
+@contextlib.contextmanager
+def _in_network(network: Path) -> Iterator[None]:
+    libc = ctypes.CDLL(None, use_errno=True)
+
+    def move(fd: int) -> None:
+        if libc.setns(fd, _CLONE_NEWNET) != 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number), str(network))
+
+    with Path("/proc/self/ns/net").open() as before, network.open() as wanted:
+        move(wanted.fileno())
+        try:
+            yield
+        finally:
+            move(before.fileno())
 
 
 def unfit() -> str | None:
@@ -272,26 +328,6 @@ def _has(capability: int) -> bool:
         if line.startswith("CapEff:"):
             return bool(int(line.split()[1], 16) >> capability & 1)
     return False
-
-
-def _snapshotter(places: Places) -> str:
-    """overlayfs where its layers may lie in our folder (not on another overlay), else copies."""
-    with tempfile.TemporaryDirectory(dir=places.dir) as folder:
-        for name in ("lower", "upper", "work", "merged"):
-            (Path(folder) / name).mkdir()
-        options = ",".join(f"{key}={folder}/{value}" for key, value in
-                           (("lowerdir", "lower"), ("upperdir", "upper"), ("workdir", "work")))  # fmt: skip
-        done = subprocess.run(
-            [_program("unshare"), "--mount", _program("mount"), "-t", "overlay", "overlay",
-             "-o", options, f"{folder}/merged"],
-            capture_output=True,
-        )  # fmt: skip
-    return "overlayfs" if done.returncode == 0 else "native"
-
-
-def _snapshotter_in_use(places: Places) -> str:
-    text = (places.configuration / "containerd.toml").read_text()
-    return "overlayfs" if '"overlayfs"' in text else "native"
 
 
 def _controllers() -> list[Path]:

