@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import signal
+import subprocess
 import sys
+import time
+from collections.abc import Iterator
 
 from tests.cluster import images, machine, programs
-from tests.cluster.places import Places
+from tests.cluster.places import REPOSITORY, Places
 from tests.cluster.programs import MissingError
 from tests.cluster.supervisor import Supervisor
 
@@ -29,6 +33,8 @@ def main() -> int:
     tell = commands.add_parser("tell", help="start, stop, kill, pause or resume one of its parts")
     tell.add_argument("action", choices=["start", "stop", "kill", "pause", "resume", "status"])
     tell.add_argument("part", nargs="?")
+    test = commands.add_parser("test", help="do all of that for the suite, and take it down again")
+    test.add_argument("words", nargs=argparse.REMAINDER, help="for pytest")
     commands.add_parser("supervise")
     given = parser.parse_args()
     try:
@@ -36,6 +42,8 @@ def main() -> int:
     except (MissingError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
 
 
 def _run(given: argparse.Namespace) -> int:
@@ -44,18 +52,18 @@ def _run(given: argparse.Namespace) -> int:
         Supervisor(places, programs.found(places)).run()
         return 0
     if given.command == "build":
-        programs.provide(places)
+        _provide(places)
         images.make_pause(places)
         images.make_base(places)
         return 0
     if given.command == "up":
-        if reason := machine.unfit():
-            raise MissingError(reason)
-        here = machine.Machine(places, programs.provide(places))
+        here = _provide(places)
         seconds = here.up(say=print)
         print(", ".join(f"{name} {value:g} s" for name, value in seconds.items()))
         here.import_image(images.make_pause(places))
         return _show(here)
+    if given.command == "test":
+        return _test(places, given.words)
     here = machine.find(given.instance)
     if given.command == "down":
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # half of it would be worse
@@ -73,6 +81,66 @@ def _run(given: argparse.Namespace) -> int:
     words = given.words or [os.environ.get("SHELL", "/bin/sh")]
     os.execvpe("nsenter", here.inside(*words), here.environment())
     return 0
+
+
+def _provide(places: Places) -> machine.Machine:
+    """What a cluster needs of this machine.
+
+    Raises:
+        MissingError: something can't be had.
+    """
+    if reason := machine.unfit():
+        raise MissingError(reason)
+    return machine.Machine(places, programs.provide(places, print))
+
+
+def _test(places: Places, words: list[str]) -> int:
+    """The suite on a cluster of its own, which goes however the suite ends."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    with _stage("programs"):
+        try:
+            here = _provide(places)
+        except MissingError as error:
+            # In CI a test that can't run is a failed one; elsewhere it says why it does not.
+            print(f"the cluster suite is {'failed' if _IN_CI else 'skipped'}: {error}")
+            return 1 if _IN_CI else 0
+    with _stage("base image"):
+        images.make_pause(places)
+        images.make_base(places, print)
+    began_s = time.monotonic()
+    with machine.running(here, print) as cluster:
+        cluster.import_image(images.make_pause(places))
+        print(f"  cluster up: {time.monotonic() - began_s:.1f} s")
+        with _stage("project's image"):
+            images.provide_image(cluster, print)
+        with _stage("tests"):
+            return _pytest(places, words)
+
+
+_IN_CI = bool(os.environ.get("CI"))
+
+
+def _pytest(places: Places, words: list[str]) -> int:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pytest", "-m", "cluster", "tests/cluster", *words],
+        cwd=REPOSITORY,
+        env={**os.environ, "FC_CLUSTER_INSTANCE": places.instance},
+    )
+    try:
+        return process.wait()
+    finally:
+        # Ctrl-C has reached it too; whatever else ends us does not leave it behind.
+        while process.poll() is None:
+            process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired, KeyboardInterrupt):
+                process.wait(30)
+
+
+@contextlib.contextmanager
+def _stage(name: str) -> Iterator[None]:
+    began_s = time.monotonic()
+    yield
+    print(f"  {name}: {time.monotonic() - began_s:.1f} s", flush=True)
 
 
 def _show(here: machine.Machine) -> int:

@@ -29,6 +29,9 @@ _TUNED = ("vm/overcommit_memory", "vm/panic_on_oom", "kernel/panic", "kernel/pan
 """What a kubelet sets for the whole machine; it gets its old values back."""
 _CAP_SYS_RESOURCE = 24
 _CLONE_NEWNET = 0x40000000
+_STARTED: dict[int, subprocess.Popen[bytes]] = {}
+"""Holders of clusters that this process has started, to be waited for."""
+_BORN_IN = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +77,7 @@ class Machine:
                 start_new_session=True,
                 env={**os.environ, "FC_CLUSTER_DIR": str(places.base)},
             )  # fmt: skip
+        _STARTED[process.pid] = process
         (places.dir / "pid").write_text(f"{process.pid} {_birth(process.pid)}")
         deadline_s = time.monotonic() + _START_S
         while True:
@@ -93,15 +97,7 @@ class Machine:
         Fine for a cluster that was killed, and for none at all.
         """
         places = self.places
-        pid = self._pid()
-        if pid is not None:
-            # unshare is told; the kernel ends process 1 with it, and all others with that.
-            for child in _children(pid):
-                _kill(child, signal.SIGKILL)
-            _kill(pid, signal.SIGKILL)
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(pid, 0)
-            _wait_until(lambda: _birth(pid) is None, "the supervisor to end")
+        self.kill()
         _remove_cgroup(places.name)
         if places.network.exists():
             _run("ip", "netns", "delete", places.name)
@@ -152,23 +148,25 @@ class Machine:
     @contextlib.contextmanager
     def entered(self) -> Iterator[None]:
         """Have this thread, and all that it starts, in the cluster's network."""
-        with _in_network(self.places.network):
+        with self.places.network.open() as network, _in_network(network.fileno()):
             yield
 
     @contextlib.contextmanager
     def left(self) -> Iterator[None]:
-        """Have this thread back outside for a while: in the network of process 1."""
-        with _in_network(Path("/proc/1/ns/net")):
+        """Have this thread back for a while in the network that this process began in."""
+        with _in_network(_BORN_IN):
             yield
 
     def kill(self) -> None:
         """End it as a crash would: nothing is told, nothing is removed."""
         pid = self._pid()
         if pid is not None:
+            # The kernel ends process 1 of the namespace with it, and all others with that.
             _kill(pid, signal.SIGKILL)
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(pid, 0)
-            _wait_until(lambda: holders(self.places) == [], "its processes to end")
+            if pid in _STARTED:
+                _STARTED.pop(pid).wait(20)
+            _wait_until(lambda: _birth(pid) is None, "the supervisor to end")
+        _wait_until(lambda: not holders(self.places), "its processes to end")
 
     def import_image(self, archive: Path) -> None:
         """Give containerd the images of an OCI archive."""
@@ -230,16 +228,16 @@ def running(machine: Machine, say: Say = quiet) -> Iterator[Machine]:
 
 
 def holders(places: Places) -> list[int]:
-    """The processes that are in the cluster's network namespace, by their number here."""
+    """The processes of the cluster's process namespace, by their number here."""
     try:
-        wanted = places.network.stat().st_ino
-    except FileNotFoundError:
+        wanted = int((places.dir / "processes").read_text())
+    except OSError:
         return []
     found = []
     for each in Path("/proc").iterdir():
         if each.name.isdigit():
             with contextlib.suppress(OSError):
-                if (each / "ns" / "net").stat().st_ino == wanted:
+                if (each / "ns" / "pid").stat().st_ino == wanted:
                     found.append(int(each.name))
     return found
 
@@ -253,20 +251,21 @@ def traces(places: Places) -> list[str]:
 
 
 @contextlib.contextmanager
-def _in_network(network: Path) -> Iterator[None]:
-    libc = ctypes.CDLL(None, use_errno=True)
-
-    def move(fd: int) -> None:
-        if libc.setns(fd, _CLONE_NEWNET) != 0:
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number), str(network))
-
-    with Path("/proc/self/ns/net").open() as before, network.open() as wanted:
-        move(wanted.fileno())
+def _in_network(wanted: int) -> Iterator[None]:
+    with Path("/proc/self/ns/net").open() as before:
+        _move(wanted)
         try:
             yield
         finally:
-            move(before.fileno())
+            _move(before.fileno())
+
+
+def _move(network: int) -> None:
+    """Move this thread into a network namespace, given by an open file."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.setns(network, _CLONE_NEWNET) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"can't enter the network namespace: {os.strerror(number)}")
 
 
 def unfit() -> str | None:
@@ -302,12 +301,6 @@ def _birth(pid: int) -> str | None:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return None if fields[0] == "Z" else fields[19]
     return None
-
-
-def _children(pid: int) -> list[int]:
-    with contextlib.suppress(OSError):
-        return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    return []
 
 
 def _kill(pid: int, sig: signal.Signals) -> None:

@@ -71,6 +71,7 @@ class Supervisor:
             signal.signal(each, self._on_signal)
         # Processes that lost their parent come to us; nobody must have to wait for them.
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        (self._places.dir / "processes").write_text(f"{Path('/proc/self/ns/pid').stat().st_ino}")
         self._say("starting")
         try:
             _make_network()
