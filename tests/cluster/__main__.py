@@ -34,9 +34,12 @@ def main() -> int:
     tell.add_argument("action", choices=["start", "stop", "kill", "pause", "resume", "status"])
     tell.add_argument("part", nargs="?")
     test = commands.add_parser("test", help="do all of that for the suite, and take it down again")
-    test.add_argument("words", nargs=argparse.REMAINDER, help="for pytest")
     commands.add_parser("supervise")
-    given = parser.parse_args()
+    given, words = parser.parse_known_args()
+    if given.command == "test":
+        given.words = words  # for pytest
+    elif words:
+        parser.error(f"unrecognized arguments: {' '.join(words)}")
     try:
         return _run(given)
     except (MissingError, RuntimeError) as error:
@@ -122,7 +125,18 @@ _IN_CI = bool(os.environ.get("CI"))
 
 def _pytest(places: Places, words: list[str]) -> int:
     process = subprocess.Popen(
-        [sys.executable, "-m", "pytest", "-m", "cluster", "tests/cluster", *words],
+        [
+            "setpriv",
+            "--pdeathsig",
+            "TERM",
+            sys.executable,
+            "-m",
+            "pytest",
+            "-m",
+            "cluster",
+            "tests/cluster",
+            *words,
+        ],
         cwd=REPOSITORY,
         env={**os.environ, "FC_CLUSTER_INSTANCE": places.instance},
     )
