@@ -26,7 +26,7 @@ crash-test: $(VENV)/.ready-dev nix ## The long suites: crash points, restarts, l
 cluster-test: $(VENV)/.ready-dev ## The suite on a real Kubernetes that is built, brought up and taken down here (as root)
 	@$(BIN)/python -m tests.cluster --instance test test $(ARGS)
 
-cluster-demo: $(VENV)/.ready-dev ## The demo on a real Kubernetes that stays up, for kubectl (as root)
+cluster-demo: $(VENV)/.ready-dev ## A real Kubernetes that stays up, with our image and kinds in it, for kubectl (as root)
 	@$(BIN)/python -m tests.cluster --instance demo demo $(ARGS)
 
 check: $(VENV)/.ready-dev ## Lint, types, import arrows

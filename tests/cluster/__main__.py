@@ -33,7 +33,8 @@ def main() -> int:
     tell = commands.add_parser("tell", help="start, stop, kill, pause or resume one of its parts")
     tell.add_argument("action", choices=["start", "stop", "kill", "pause", "resume", "status"])
     tell.add_argument("part", nargs="?")
-    test = commands.add_parser("test", help="do all of that for the suite, and take it down again")
+    commands.add_parser("demo", help="leave it running with the project's image and kinds in it")
+    commands.add_parser("test", help="do all of that for the suite, and take it down again")
     commands.add_parser("supervise")
     given, words = parser.parse_known_args()
     if given.command == "test":
@@ -65,6 +66,8 @@ def _run(given: argparse.Namespace) -> int:
         print(", ".join(f"{name} {value:g} s" for name, value in seconds.items()))
         here.import_image(images.make_pause(places))
         return _show(here)
+    if given.command == "demo":
+        return _demo(places)
     if given.command == "test":
         return _test(places, given.words)
     here = machine.find(given.instance)
@@ -95,6 +98,25 @@ def _provide(places: Places) -> machine.Machine:
     if reason := machine.unfit():
         raise MissingError(reason)
     return machine.Machine(places, programs.provide(places, print))
+
+
+def _demo(places: Places) -> int:
+    """A cluster that stays, for a person: our image is imported, our kinds are known."""
+    here = _provide(places)
+    images.make_pause(places)
+    images.make_base(places, print)
+    if here.state()["state"] != "ready":
+        here.up(say=print)
+        here.import_image(images.make_pause(places))
+    image = images.provide_image(here, print)
+    crds = str(REPOSITORY / "crds")
+    subprocess.run(
+        here.inside(here.programs["kubectl"], "apply", "--server-side", "-f", crds),
+        env=here.environment(),
+        check=True,
+    )
+    print(f"image {image}; `python -m tests.cluster --instance {places.instance} down` ends it")
+    return _show(here)
 
 
 def _test(places: Places, words: list[str]) -> int:

@@ -200,16 +200,16 @@ def test_logs_and_exec_work(restricted, image):
 
 def test_a_cluster_that_was_killed_or_taken_down_leaves_nothing(cluster):
     """A second one beside this one; its processes die with it, and its mounts with them."""
+    places = Places("passing")
+    other = machine.find("passing")
     with cluster.left():
-        other = machine.find("passing")
-        places = Places("passing")
-        other.up()
-        assert other.state()["state"] == "ready"
-        held = machine.holders(places)
-        assert len(held) >= 9
-        other.kill()
-        assert machine.holders(places) == []
-        assert other.state()["state"] == "down"
-        other.up()
-        other.down()
+        with machine.running(other):
+            assert other.state()["state"] == "ready"
+            assert len(machine.holders(places)) >= 9
+            other.kill()
+            assert machine.holders(places) == []
+            assert other.state()["state"] == "down"
+            # A next one clears away what the killed one has left.
+            other.up(dies_with_us=True)
+            assert other.state()["state"] == "ready"
         assert machine.traces(places) == []
