@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import socket
+import subprocess
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import asyncpg
 import pytest
@@ -198,6 +203,33 @@ def test_logs_and_exec_work(restricted, image):
     assert restricted("exec", "stay", "--", "id", "-un").strip() == "fc"
 
 
+def parts_stop_and_come_back(other):
+    """What tests of bad days do to a cluster; a part that dies by itself is started again."""
+    ask = other.inside(other.programs["kubectl"], "get", "--raw=/readyz", "--request-timeout=2s")
+
+    def answers() -> bool:
+        done = subprocess.run(ask, env=other.environment(), capture_output=True, check=False)
+        return done.returncode == 0
+
+    assert answers()
+    other.tell("stop", "kube-apiserver")
+    assert not answers()
+    other.tell("start", "kube-apiserver")
+    deadline_s = time.monotonic() + 30
+    while not answers():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.1)
+    (kubelet,) = (
+        pid
+        for pid in machine.holders(other.places)
+        if Path(f"/proc/{pid}/cmdline").read_bytes().partition(b"\0")[0].endswith(b"/kubelet")
+    )
+    os.kill(kubelet, signal.SIGKILL)
+    while not (said := other.tell("status")["parts"]["kubelet"])["restarts"] or not said["running"]:
+        assert time.monotonic() < deadline_s + 30
+        time.sleep(0.1)
+
+
 def test_a_cluster_that_was_killed_or_taken_down_leaves_nothing(cluster):
     """A second one beside this one; its processes die with it, and its mounts with them."""
     places = Places("passing")
@@ -206,6 +238,7 @@ def test_a_cluster_that_was_killed_or_taken_down_leaves_nothing(cluster):
         with machine.running(other):
             assert other.state()["state"] == "ready"
             assert len(machine.holders(places)) >= 9
+            parts_stop_and_come_back(other)
             other.kill()
             assert machine.holders(places) == []
             assert other.state()["state"] == "down"
