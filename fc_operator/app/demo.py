@@ -202,6 +202,7 @@ async def commit(repository: Path, files: Mapping[str, bytes]) -> CommitId:
         PrerequisiteError: git is missing.
         HumanNeededError: git refuses; the message holds its words.
     """
+    repository = repository.absolute()  # git runs in another folder than ours
     if not (repository / "HEAD").is_file():
         # Aside first: a repository is there whole or not at all.
         with tempfile.TemporaryDirectory(dir=repository.parent, prefix=".new-") as aside:

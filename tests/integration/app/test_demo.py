@@ -3,6 +3,7 @@
 import shutil
 import socket
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -37,6 +38,13 @@ async def test_commits_are_the_same_in_every_state_directory(folder, tmp_path):
     async with demo.surroundings(folder, tmp_path / "b", git_port=0) as second:
         pass
     assert first.commits["one"] == second.commits["one"]
+
+
+async def test_a_state_directory_may_be_named_from_where_one_stands(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    async with demo.surroundings(folder, Path("state"), git_port=0) as here:
+        pass
+    assert git("rev-parse", "main", cwd="state/repositories/one.git") == here.commits["one"]
 
 
 async def test_nothing_changed_means_no_new_commit_and_a_change_is_one_on_top(folder, tmp_path):
