@@ -26,7 +26,7 @@ import asyncpg
 import orjson
 
 from fc_operator.clients.nix import Nix
-from fc_operator.evaluator import batches, rows
+from fc_operator.evaluator import batches, roots, rows
 from fc_operator.kit import logs
 from fc_operator.model.evaluations import EvaluationEnd, EvaluationFence
 from fc_operator.model.ids import new_uuid
@@ -149,7 +149,8 @@ async def lines(file: Path):
 
 async def ours(place: Place, file: Path, *, watch: bool = False) -> tuple[float, float]:
     """Seconds for all rows, and until a step could be claimed."""
-    ingest = Ingest(place.database, Nix(NixSettings(), {}), BuildSettings())
+    nix = Nix(NixSettings(), {})
+    ingest = Ingest(place.database, nix, BuildSettings(), roots_dir=roots.default_dir(nix.env))
     fence = EvaluationFence(evaluation_id=place.evaluation_id, task_id=place.task_id)
 
     async def parsed():
@@ -159,7 +160,7 @@ async def ours(place: Place, file: Path, *, watch: bool = False) -> tuple[float,
     started_s = time.perf_counter()
     watcher = asyncio.create_task(first_ready(place, started_s)) if watch else None
     async for batch in batches.batched(parsed()):
-        await ingest.add(fence, batch.rows, batch.errors)
+        await ingest.put(fence, batch.rows, batch.errors)
     await ingest.finish(fence, EvaluationEnd(status=EvaluationStatus.COMPLETED))
     total_s = time.perf_counter() - started_s
     return total_s, await watcher if watcher else 0.0

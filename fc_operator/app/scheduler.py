@@ -9,6 +9,7 @@ from fc_operator.app import wiring
 from fc_operator.app.state import StateDirectory
 from fc_operator.app.wiring import Parts
 from fc_operator.clients.nix import Nix
+from fc_operator.evaluator import roots
 from fc_operator.evaluator.find import Evaluators
 from fc_operator.executors.local import LocalExecutor
 from fc_operator.intake import repos
@@ -31,6 +32,7 @@ def evaluating_services(parts: Parts) -> list[Service]:
     """What turns due jobsets into evaluations, and evaluations into builds and steps."""
     settings, env = parts.settings, wiring.environment()
     home = parts.state.folder("evaluators", mode=0o700)
+    nix = Nix(settings.nix, env)
     evaluators = Evaluators(nix=settings.nix, evaluation=settings.evaluation, env=env, home=home)
     checks = CheckService(
         database=parts.database,
@@ -48,7 +50,12 @@ def evaluating_services(parts: Parts) -> list[Service]:
         listener=parts.listener,
         git=parts.git,
         secrets=parts.secrets,
-        ingest=Ingest(parts.database, Nix(settings.nix, env), settings.builds),
+        ingest=Ingest(
+            parts.database,
+            nix,
+            settings.builds,
+            roots_dir=roots.default_dir(nix.env),
+        ),
         evaluators=evaluators,
         nix=settings.nix,
         evaluation=settings.evaluation,

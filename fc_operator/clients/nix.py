@@ -7,6 +7,7 @@ split. Building is ``executors``', evaluating is ``evaluator``'s.
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -141,12 +142,13 @@ class Nix:
         """Facts of the .drv files that can be read and understood, without their environments."""
         return await asyncio.to_thread(read_derivations, tuple(drv_paths))
 
-    async def add_root(self, path: StorePath, link: Path) -> None:
-        """Keep ``path``, which is valid, from the garbage collector while ``link`` is there."""
-        await self.add_roots([path], link)
+    async def present(self, paths: Collection[str]) -> bool:
+        """Whether all ``paths`` are there as files; such as .drv files, which are never half."""
+        return await asyncio.to_thread(lambda: all(map(os.path.exists, paths)))
 
     async def add_roots(self, paths: Collection[StorePath], link: Path) -> None:
-        """Keep all ``paths`` by links named ``link``, ``link-2``, ….
+        """Keep ``paths`` from the garbage collector while links named ``link``, ``link-2``, … are
+        there.
 
         Raises:
             UnavailableError: one of them is not valid.

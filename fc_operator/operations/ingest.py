@@ -1,23 +1,23 @@
 """An evaluation's rows on their way into the database, batch by batch, while the evaluator runs.
 
 A batch is planned outside of any transaction (Nix is asked, .drv files and outputs are read), then
-written in one. Writing the same batch again changes nothing, so a lost connection is no loss.
+written in one, while the next is planned. Writing the same batch again changes nothing, so a lost
+connection is no loss.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from array import array
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Protocol
 
-from fc_operator.clients.nix import Missing, Nix
+from fc_operator.clients.nix import Missing
 from fc_operator.clients.registrations import describe
 from fc_operator.errors import LeaseLostError, NotFoundError
-from fc_operator.evaluator import roots
 from fc_operator.model.evaluations import EvaluationEnd, EvaluationFence
 from fc_operator.model.ids import (
     BuildId,
@@ -28,7 +28,7 @@ from fc_operator.model.ids import (
     StorePath,
     new_uuid,
 )
-from fc_operator.model.jobs import JobError, JobRow, dotted
+from fc_operator.model.jobs import Derivation, JobError, JobRow, dotted
 from fc_operator.model.outcomes import Harvest
 from fc_operator.model.statuses import LIVE, BuildStatus, EvaluationStatus
 from fc_operator.operations import builds as build_operations
@@ -47,14 +47,45 @@ _AGE_MARGIN_S = 1.0
 _REUSE_ROWS = 1000
 
 
+class Knowledge(Protocol):
+    """What is known of derivations and outputs: Nix's own store here, or the binary cache."""
+
+    @property
+    def store_dir(self) -> str:
+        """Folder of the store."""
+        ...
+
+    async def missing(self, drv_paths: Iterable[DrvPath]) -> Missing:
+        """What must be built or fetched before all outputs of ``drv_paths`` are valid."""
+        ...
+
+    async def derivations(self, drv_paths: Collection[DrvPath]) -> Mapping[DrvPath, Derivation]:
+        """Facts of those derivations that are here and can be understood."""
+        ...
+
+    async def registrations(self, paths: Iterable[str]) -> dict[str, tuple[str, int]]:
+        """NAR hash and NAR size of those of ``paths`` whose files can be read here."""
+        ...
+
+    async def add_roots(self, paths: Collection[StorePath], link: Path) -> None:
+        """Keep ``paths`` from the collector while links named after ``link`` are there."""
+        ...
+
+    async def present(self, paths: Collection[str]) -> bool:
+        """Whether all ``paths`` are here."""
+        ...
+
+
 @dataclass(slots=True)
 class _Session:
     """What is remembered of one evaluation between its batches."""
 
-    evaluation_id: EvaluationId
+    fence: EvaluationFence
     context: store.Context
+    waiting: _Waiting | None = None
+    """The batch that is being written, or has to be again."""
     known: set[DrvPath] = field(default_factory=set)
-    """Steps that were planned in earlier batches."""
+    """Steps that were planned in earlier batches, that being written among them."""
     classes: dict[store.StepClass, ClassId] = field(default_factory=dict)
     held: dict[str, JobRow] = field(default_factory=dict)
     """Aggregates by name, which have to wait for all other jobs."""
@@ -95,6 +126,17 @@ class _Batch:
     asked_at_s: float
 
 
+@dataclass(slots=True, kw_only=True)
+class _Waiting:
+    """A batch on its way into the database."""
+
+    rows: Sequence[JobRow]
+    errors: Sequence[JobError]
+    batch: _Batch
+    writing: asyncio.Task[None] | None = None
+    """None after a try that failed."""
+
+
 class _StalePlanError(Exception):
     """A step that was planned in an earlier batch was cancelled since, and is needed after all."""
 
@@ -102,47 +144,83 @@ class _StalePlanError(Exception):
 class Ingest:
     """Writes what evaluations yield. One instance serves all evaluations of a process.
 
-    ``roots_dir`` holds a folder per evaluation whose links keep what it needs from the collector;
-    that of the evaluators by default.
+    ``roots_dir`` holds a folder per evaluation whose links keep what it needs from the collector.
     """
 
     def __init__(
-        self,
-        database: Database,
-        nix: Nix,
-        builds: BuildSettings,
-        *,
-        roots_dir: Path | None = None,
+        self, database: Database, knowledge: Knowledge, builds: BuildSettings, *, roots_dir: Path
     ) -> None:
         self._database = database
-        self._nix = nix
+        self._knowledge = knowledge
         self._builds = builds
-        self._roots_dir = roots_dir or roots.default_dir(nix.env)
+        self._roots_dir = roots_dir
         self._sessions: dict[EvaluationId, _Session] = {}
 
     async def add(
         self, fence: EvaluationFence, rows: Sequence[JobRow], errors: Sequence[JobError]
     ) -> None:
-        """Plan one batch and write it in one transaction; its ready steps can be claimed at once.
-
-        Batches of one evaluation come one after the other. After any error the same batch may be
-        given again.
+        """As ``put``, and wait until it is written.
 
         Raises:
             LeaseLostError: the fence no longer holds; nothing was written.
             UnavailableError: PostgreSQL or Nix did not answer; try again.
         """
+        await self.put(fence, rows, errors)
+        await self._flush(await self._session(fence))
+
+    async def put(
+        self, fence: EvaluationFence, rows: Sequence[JobRow], errors: Sequence[JobError]
+    ) -> None:
+        """Plan one batch while the one before is written, then begin to write it in one
+        transaction; from its end on its ready steps can be claimed.
+
+        Batches of one evaluation come one after the other. What went wrong with a batch is told
+        when the next one or the end comes. After any error the same call may be made again.
+
+        Raises:
+            LeaseLostError: the fence no longer holds; nothing more is written.
+            UnavailableError: PostgreSQL or Nix did not answer; try again.
+        """
         session = await self._session(fence)
         now = [row for row in _distinct(rows) if not row.named_constituents]
         session.held |= {row.job_name: row for row in rows if row.named_constituents}
-        while True:
-            batch = await self._planned(session, now, errors)
+        batch = await self._planned(session, now, errors)
+        await self._flush(session)
+        waiting = _Waiting(rows=now, errors=errors, batch=batch)
+        session.waiting = waiting
+        session.known |= _planned_in(batch)
+        self._begin(session, waiting)
+
+    async def forget(self, fence: EvaluationFence) -> None:
+        """Stop writing for a holder that is done or gone; what is written stays."""
+        session = self._sessions.get(fence.evaluation_id)
+        if session is not None and session.fence == fence:
+            self._sessions.pop(fence.evaluation_id)
+            await _abandon(session)
+
+    def _begin(self, session: _Session, waiting: _Waiting) -> asyncio.Task[None]:
+        waiting.writing = asyncio.create_task(self._write(session, waiting.batch))
+        # Its error is told to whoever comes next, if anybody does.
+        waiting.writing.add_done_callback(lambda task: task.cancelled() or task.exception())
+        return waiting.writing
+
+    async def _flush(self, session: _Session) -> None:
+        """Wait until the batch before is written, and help where it could not be."""
+        while (waiting := session.waiting) is not None:
+            task = waiting.writing or self._begin(session, waiting)
             try:
-                await self._write(fence, session, batch)
+                await task
             except _StalePlanError:
+                waiting.writing = None
                 await self._forget_cancelled(session)
+                session.known -= _planned_in(waiting.batch)
+                waiting.batch = await self._planned(session, waiting.rows, waiting.errors)
+                session.known |= _planned_in(waiting.batch)
+            except BaseException:
+                waiting.writing = None
+                raise
             else:
-                return
+                session.waiting = None
 
     async def _forget_cancelled(self, session: _Session) -> None:
         async with self._database.session() as connection:
@@ -156,6 +234,9 @@ class Ingest:
             UnavailableError: PostgreSQL or Nix did not answer; try again.
         """
         session = await self._session(fence)
+        if end.status is EvaluationStatus.CANCELLED:
+            await _abandon(session)
+        await self._flush(session)
         completed = end.status is EvaluationStatus.COMPLETED
         last, members = await self._last_batch(fence, session) if completed else (None, {})
         if completed:
@@ -238,17 +319,17 @@ class Ingest:
         async with self._database.session() as connection:
             jobs = await store.list_jobs(connection, source)
             errors = await store.list_reusable_errors(connection, source)
-        paths = [job.drv_path for job in jobs]
-        if not await asyncio.to_thread(lambda: all(map(os.path.exists, paths))):
+        if not await self._knowledge.present([job.drv_path for job in jobs]):
             raise NotFoundError(f"derivations of evaluation {source} are gone")
         after = ""
         while True:
             async with self._database.session() as connection:
                 rows = await store.list_reusable(connection, source, after=after, limit=_REUSE_ROWS)
-            await self.add(fence, rows, errors)
+            await self.put(fence, rows, errors)
             if len(rows) < _REUSE_ROWS:
                 break
             after, errors = rows[-1].job_name, []
+        await self._flush(await self._session(fence))
 
         async def change(connection: Connection) -> None:
             await self._hold(connection, fence)
@@ -263,14 +344,15 @@ class Ingest:
 
     async def _session(self, fence: EvaluationFence) -> _Session:
         session = self._sessions.get(fence.evaluation_id)
+        if session is not None and session.fence != fence:
+            await self.forget(session.fence)
+            session = None
         if session is None:
             async with self._database.session() as connection:
                 context = await store.fetch_context(connection, fence.evaluation_id)
             if context is None:
                 raise LeaseLostError(f"evaluation {fence.evaluation_id} is gone")
-            session = self._sessions[fence.evaluation_id] = _Session(
-                evaluation_id=fence.evaluation_id, context=context
-            )
+            session = self._sessions[fence.evaluation_id] = _Session(fence=fence, context=context)
         return session
 
     async def _planned(
@@ -289,7 +371,7 @@ class Ingest:
         missing, silent = plans.told(rows)
         asked = Missing()
         if silent:
-            asked = await self._nix.missing(row.drv_path for row in silent)
+            asked = await self._knowledge.missing(row.drv_path for row in silent)
             missing = Missing(
                 will_build=tuple(dict.fromkeys((*missing.will_build, *asked.will_build))),
                 will_fetch=missing.will_fetch | asked.will_fetch,
@@ -302,7 +384,7 @@ class Ingest:
             )
         known = session.known | set(waiting) if waiting else session.known
         unread = plans.unread(rows, missing.will_build, known)
-        facts = await self._nix.derivations(unread) if unread else {}
+        facts = await self._knowledge.derivations(unread) if unread else {}
         plan = plans.plan(
             rows,
             missing,
@@ -319,7 +401,7 @@ class Ingest:
         return _Batch(
             plan=plan,
             errors=(*errors, *plan.errors),
-            harvests=await self._harvests(session.evaluation_id, plan.jobs),
+            harvests=await self._harvests(session.fence.evaluation_id, plan.jobs),
             asked=frozenset(asked.will_build) | frozenset(more_needs or ()),
             asked_at_s=asked_at_s,
         )
@@ -339,24 +421,25 @@ class Ingest:
         paths = {path for outputs in valid.values() for path in outputs.values()}
         if not paths:
             return {}
-        known = await self._nix.registrations(paths)
+        known = await self._knowledge.registrations(paths)
         if known:
             # A name of its own, so that no batch takes the links of another.
             link = self._roots_dir / str(evaluation_id) / f"outputs-{new_uuid().hex}"
-            await self._nix.add_roots([StorePath(path) for path in known], link)
+            await self._knowledge.add_roots([StorePath(path) for path in known], link)
 
         def read() -> dict[int, Harvest]:
             return {
                 number: support.harvest(
                     describe({name: p for name, p in outputs.items() if p in known}, known),
-                    store_dir=self._nix.store_dir,
+                    store_dir=self._knowledge.store_dir,
                 )
                 for number, outputs in valid.items()
             }
 
         return await asyncio.to_thread(read)
 
-    async def _write(self, fence: EvaluationFence, session: _Session, batch: _Batch) -> None:
+    async def _write(self, session: _Session, batch: _Batch) -> None:
+        fence = session.fence
         await self._add_classes(session, batch.plan.steps)
 
         async def change(connection: Connection) -> _Writing:
@@ -366,7 +449,6 @@ class Ingest:
             return writing
 
         writing = await self._database.run(change)
-        session.known.update(step.derivation.drv_path for step in batch.plan.steps)
         session.forsaken |= writing.forsaken
         session.note(batch.plan.jobs)
         if writing.shared:
@@ -681,6 +763,18 @@ def _found(build: store.NewBuild, job: PlannedJob, harvest: Harvest) -> store.Ne
 
 def _class_of(step: PlannedStep) -> store.StepClass:
     return step.derivation.system, step.derivation.required_features
+
+
+def _planned_in(batch: _Batch) -> set[DrvPath]:
+    return {step.derivation.drv_path for step in batch.plan.steps}
+
+
+async def _abandon(session: _Session) -> None:
+    """End the write of the last batch, and let go of the batch."""
+    waiting, session.waiting = session.waiting, None
+    if waiting is not None and waiting.writing is not None:
+        waiting.writing.cancel()
+        await asyncio.wait({waiting.writing})
 
 
 def _distinct(rows: Iterable[JobRow]) -> list[JobRow]:

@@ -378,6 +378,7 @@ class EvaluationService:
         finally:
             self._held.pop(fence.task_id, None)
             self._room.set()
+            await self._parts.ingest.forget(fence)
             await self._look_again(held)
 
     async def _stopped(self, held: _Held) -> None:

@@ -329,7 +329,7 @@ class Run:
         try:
             async with aclosing(evaluator.evaluate(checkout.request)) as batches:
                 async for batch in batches:
-                    await insist(partial(ingest.add, self._fence, batch.rows, batch.errors))
+                    await insist(partial(ingest.put, self._fence, batch.rows, batch.errors))
         except EvaluationError as error:
             return _failed("evaluation", "EvaluationFailed", error.message)
         except UnavailableError as error:

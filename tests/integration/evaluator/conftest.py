@@ -19,6 +19,7 @@ from fc_operator.clients.git import Git
 from fc_operator.clients.nix import Nix
 from fc_operator.clients.secrets import DirectorySecrets
 from fc_operator.errors import UnavailableError
+from fc_operator.evaluator import roots
 from fc_operator.evaluator.find import Evaluators
 from fc_operator.evaluator.requests import EvaluationRequest, Tree
 from fc_operator.evaluator.walker import Walker
@@ -172,7 +173,10 @@ class World:
 
     def evaluations(self, name="work", **more):
         ingest = more.pop("ingest", None) or Ingest(
-            self.database, Nix(self.nix_settings, self.nix.env), BuildSettings()
+            self.database,
+            Nix(self.nix_settings, self.nix.env),
+            BuildSettings(),
+            roots_dir=roots.default_dir(self.nix.env),
         )
         return EvaluationService(
             database=self.database,

@@ -13,6 +13,7 @@ import pytest
 
 from fc_operator.clients.nix import Nix
 from fc_operator.errors import UnavailableError
+from fc_operator.evaluator import roots
 from fc_operator.model.evaluations import EvaluationEnd, EvaluationFence
 from fc_operator.model.ids import DrvPath, Owner, StorePath
 from fc_operator.model.jobs import JobMeta, JobRow
@@ -202,18 +203,18 @@ def fake_drv(name: str) -> DrvPath:
 @pytest.fixture
 async def engine(database):
     """An engine whose Nix is never asked: rows tell everything."""
-    settings = BuildSettings()
+    client = Nix(NixSettings(), {"PATH": "/nonexistent"})
     return Engine(
-        database, Ingest(database, Nix(NixSettings(), {"PATH": "/nonexistent"}), settings)
+        database, Ingest(database, client, BuildSettings(), roots_dir=Path("/nonexistent"))
     )
 
 
 @pytest.fixture
 async def nix_engine(database, nix):
     """An engine on a private, real Nix store."""
-    settings = BuildSettings()
     client = Nix(NixSettings(store_dir=str(nix.store_dir)), nix.env)
-    return Engine(database, Ingest(database, client, settings), nix=nix)
+    ingest = Ingest(database, client, BuildSettings(), roots_dir=roots.default_dir(nix.env))
+    return Engine(database, ingest, nix=nix)
 
 
 def as_json(value):

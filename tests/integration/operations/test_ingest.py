@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fc_operator.errors import LeaseLostError, NotFoundError
+from fc_operator.errors import LeaseLostError, NotFoundError, UnavailableError
 from fc_operator.evaluator import roots
 from fc_operator.model.evaluations import EvaluationEnd
 from fc_operator.model.jobs import JobError, JobMeta
@@ -56,6 +56,59 @@ async def test_a_lost_fence_writes_nothing(engine):
         await engine.ingest.add(fence, [engine.told("a")], [])
     with pytest.raises(LeaseLostError):
         await engine.ingest.finish(fence, EvaluationEnd(status=EvaluationStatus.COMPLETED))
+    assert await engine.one("SELECT count(*) FROM builds") == 0
+
+
+async def test_batches_are_written_while_the_next_is_planned(engine):
+    fence = await engine.evaluation(await engine.jobset())
+    rows = [
+        engine.told("a"),
+        engine.told("b", "a"),
+        engine.told("c", "b"),
+        engine.told("d", "a", "c"),
+    ]
+    for row in rows:
+        await engine.ingest.put(fence, [row], [])
+    await engine.ingest.finish(fence, EvaluationEnd(status=EvaluationStatus.COMPLETED))
+    steps = await engine.steps()
+    assert {n: step["blockers"] for n, step in steps.items()} == {"a": 0, "b": 1, "c": 1, "d": 2}
+    assert await engine.one("SELECT jobs FROM evaluations") == 4
+
+
+async def test_a_write_that_failed_is_told_and_done_with_the_next_call(engine, monkeypatch):
+    fence = await engine.evaluation(await engine.jobset())
+    run, failures = engine.database.run, [UnavailableError("the link broke")] * 2
+
+    async def broken(change):
+        if failures:
+            raise failures.pop()
+        return await run(change)
+
+    monkeypatch.setattr(engine.database, "run", broken)
+    await engine.ingest.put(fence, [engine.told("a")], [])
+    for _ in range(2):
+        with pytest.raises(UnavailableError):
+            await engine.ingest.put(fence, [engine.told("b", "a")], [])
+    await engine.ingest.put(fence, [engine.told("b", "a")], [])
+    await engine.ingest.finish(fence, EvaluationEnd(status=EvaluationStatus.COMPLETED))
+    assert await engine.statuses(fence) == {"a": "pending", "b": "pending"}
+    assert await engine.one("SELECT count(*) FROM step_edges") == 1
+
+
+async def test_a_lost_fence_is_told_with_the_next_batch(engine):
+    fence = await engine.evaluation(await engine.jobset())
+    await engine.sql("UPDATE tasks SET state = 'lost'")
+    await engine.ingest.put(fence, [engine.told("a")], [])
+    with pytest.raises(LeaseLostError):
+        await engine.ingest.put(fence, [engine.told("b")], [])
+    assert await engine.one("SELECT count(*) FROM builds") == 0
+
+
+async def test_who_is_done_leaves_no_write_behind(engine):
+    fence = await engine.evaluation(await engine.jobset())
+    await engine.ingest.put(fence, [engine.told("a")], [])
+    await engine.ingest.forget(fence)
+    assert [t for t in asyncio.all_tasks() if "Ingest._write" in repr(t)] == []
     assert await engine.one("SELECT count(*) FROM builds") == 0
 
 
@@ -414,3 +467,33 @@ async def test_h12_a_shared_step_is_filed_under_the_jobset_that_had_least(engine
     assert tuple(ready) == (second, 400)
     await engine.evaluate(first, [engine.told("a")])
     assert (await engine.steps())["a"]["jobset_id"] == second, "it still had less"
+
+
+@pytest.mark.nix
+async def test_h11_a_batch_that_was_planned_on_what_was_cancelled_since_is_planned_again(
+    nix_engine, nix
+):
+    base = nix.drv("echo > $out", name="base")
+    first, second, third = (
+        nix.drv("echo $d > $out", name=name, attrs=f"d = (import {base}).outPath;")
+        for name in ("first", "second", "third")
+    )
+    fence = await nix_engine.evaluation(await nix_engine.jobset())
+    await nix_engine.ingest.add(fence, [nix_engine.row("first", first)], [])
+    (build,) = (await nix_engine.builds(fence)).values()
+    await builds.cancel(nix_engine.database, [build["id"]], "me")
+    await nix_engine.ingest.put(fence, [nix_engine.row("second", second)], [])
+    await nix_engine.ingest.put(fence, [nix_engine.row("third", third)], [])
+    await nix_engine.ingest.finish(fence, EvaluationEnd(status=EvaluationStatus.COMPLETED))
+    assert await nix_engine.statuses(fence) == {
+        "first": "cancelled",
+        "second": "pending",
+        "third": "pending",
+    }
+    assert {n: (s["status"], s["blockers"]) for n, s in (await nix_engine.steps()).items()} == {
+        "base": ("pending", 0),
+        "first": ("cancelled", 1),
+        "second": ("pending", 1),
+        "third": ("pending", 1),
+    }
+    assert await nix_engine.invariants() == []

@@ -7,6 +7,7 @@ to an end, each build exactly once.
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from uuid import uuid4
 
 import pytest
@@ -49,9 +50,8 @@ def machine(url, make_engine, make_worker):
             super().__init__()
             self.loop = asyncio.new_event_loop()
             self.database = self.do(Database.open(url, size=2))
-            ingest = Ingest(
-                self.database, Nix(NixSettings(), {"PATH": "/nonexistent"}), BuildSettings()
-            )
+            nix = Nix(NixSettings(), {"PATH": "/nonexistent"})
+            ingest = Ingest(self.database, nix, BuildSettings(), roots_dir=Path("/nonexistent"))
             self.engine = make_engine(self.database, ingest)
             self.worker = make_worker(self.engine, retry_base_s=0)
             self.late = []

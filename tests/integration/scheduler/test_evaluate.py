@@ -673,7 +673,12 @@ async def test_a_lost_holder_is_replaced_and_nothing_is_counted_twice(world):
     task_id = new_uuid()
     async with world.database.transaction() as connection:
         claim = await evaluations.claim_next(connection, "dead", task_id, lease_s=0.0)
-    ingest = Ingest(world.database, Nix(world.nix_settings, world.nix.env), BuildSettings())
+    ingest = Ingest(
+        world.database,
+        Nix(world.nix_settings, world.nix.env),
+        BuildSettings(),
+        roots_dir=roots.default_dir(world.nix.env),
+    )
     drv = await asyncio.to_thread(world.nix.run, "nix-instantiate", "-E", f'({DRV}) "a"')
     row = JobRow(
         attr_path=("a",), name="a", system="x86_64-linux", drv_path=drv.splitlines()[-1], outputs={}

@@ -36,6 +36,7 @@ from pathlib import Path
 from fc_operator.clients.git import Git
 from fc_operator.clients.nix import Nix
 from fc_operator.clients.secrets import DirectorySecrets
+from fc_operator.evaluator import roots
 from fc_operator.evaluator.find import Evaluators
 from fc_operator.kit import processes
 from fc_operator.operations.ingest import Ingest
@@ -80,7 +81,8 @@ async def main():
         secrets=DirectorySecrets(folder / "secrets"), nix=nix, evaluation=EvaluationSettings(),
         evaluators=Evaluators(nix=nix, evaluation=EvaluationSettings(), env=env, home=folder / "home"),
         queue=QueueSettings(lease_s=1.5, heartbeat_s=0.3, margin_s=0.3, poll_s=0.3))
-    work = EvaluationService(**parts, ingest=Ingest(database, Nix(nix, env), BuildSettings()),
+    work = EvaluationService(**parts, ingest=Ingest(database, Nix(nix, env), BuildSettings(),
+            roots_dir=roots.default_dir(env)),
         work_dir=folder / "work-of-the-dead", env=env, home=folder / "home")
     checks = CheckService(**parts)
     await work.start()
