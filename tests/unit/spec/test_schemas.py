@@ -92,7 +92,7 @@ def test_the_names_columns_and_subresources_are_what_people_expect(kind):
     assert one["served"] is one["storage"] is True
     assert one["subresources"] == {"status": {}}
     columns = {column["name"]: column for column in one["additionalPrinterColumns"]}
-    assert list(columns)[:2] == ["Ready", "Status"]
+    assert list(columns)[:3] == ["Ready", "Reason", "Status"]
     assert list(columns)[-1] == "Age"
     assert all(column["description"] for column in columns.values())
     assert columns["Age"] == {
@@ -111,7 +111,7 @@ def test_short_names_differ():
 def test_columns_and_selectable_fields_point_at_fields_that_exist(kind):
     known = dict(nodes(schemas.schema_of(kind)))
     for column in version(kind)["additionalPrinterColumns"]:
-        path = re.sub(r"\[\?\(@\.type==\"Ready\"\)\]", "[]", column["jsonPath"]).removeprefix(".")
+        path = re.sub(r"\[\?\(@\.type==\"[A-Z][a-z]+\"\)\]", "[]", column["jsonPath"]).removeprefix(".")
         if path.startswith("metadata."):
             continue
         assert path in known, column
@@ -127,16 +127,19 @@ def test_columns_and_selectable_fields_point_at_fields_that_exist(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_status_speaks_kstatus(kind):
-    status = schemas.schema_of(kind)["properties"]["status"]["properties"]
+    whole = schemas.schema_of(kind)["properties"]["status"]
+    assert whole["default"] == {"observedGeneration": -1}, "before anybody has written one"
+    status = whole["properties"]
     assert status["observedGeneration"]["default"] == -1
     conditions = status["conditions"]
     assert conditions["x-kubernetes-list-map-keys"] == ["type"]
     assert set(conditions["items"]["required"]) == {
         "type",
         "status",
+        "observedGeneration",
         "reason",
         "lastTransitionTime",
-    }
+    }, "`kubectl wait` would take a condition without a generation for the present one"
     assert conditions["items"]["properties"]["status"]["enum"] == ["True", "False", "Unknown"]
     assert "lastHandledRequest" in status
 
