@@ -137,6 +137,9 @@ class EvaluationSettings:
 class BuildSettings:
     """Building on this machine and what is allowed to builds anywhere."""
 
+    local: bool = True
+    """Whether this machine builds. Off where only pods do, as in a cluster: the scheduler then
+    needs no Nix for it."""
     local_slots: int = 0
     """Builds at once on this machine; 0 is one per core."""
     local_systems: tuple[str, ...] = ()
@@ -180,6 +183,73 @@ class QueueSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KubernetesSettings:
+    """Evaluating and building in pods of a Kubernetes cluster."""
+
+    enabled: bool = False
+    """Whether the scheduler makes pods: one per evaluation, one per batch of steps."""
+    evaluations: bool = True
+    """Whether evaluations run in pods, where pods are made at all; off: on the scheduler's machine,
+    which then needs Nix."""
+    builds: bool = True
+    """Whether steps are built in pods, where pods are made at all. ``builds.local`` says whether
+    this machine builds besides."""
+    kubeconfig: str = ""
+    """File that says how to reach the cluster. Empty: the service account of the pod that we run
+    in, or outside a cluster kubectl's own choice."""
+    context: str = ""
+    """Context of the kubeconfig; empty: its current one."""
+    namespace: str = ""
+    """The installation's own namespace, where pods run unless a target says otherwise. Empty: that
+    of the pod that we run in, or ``default``."""
+    installation: str = ""
+    """Tells our pods from those of other installations, as the value of a label. Empty: the name of
+    our namespace."""
+    image: str = ""
+    """Image of the pods: ours, of the same version as the server."""
+    image_pull_policy: str = "IfNotPresent"
+    """``Always``, ``IfNotPresent`` or ``Never``."""
+    server_url: str = ""
+    """How pods reach `fc server`, such as http://fc-server.ci.svc:8080. They talk to nothing else
+    of ours."""
+    targets_file: str = ""
+    """The administrator's list of where pods may run, by the namespace of the object that asks.
+    Empty: one target, ``default``, in our own namespace, for all objects."""
+    systems: tuple[str, ...] = ("x86_64-linux",)
+    """Systems that pods build, unless a target says otherwise."""
+    features: tuple[str, ...] = ("benchmark", "big-parallel")
+    """System features that pods have, unless a target says otherwise."""
+    steps_per_pod: int = 8
+    """Steps of one jobset and class that one pod builds at most."""
+    pods_max: int = 50
+    """Build pods at once; evaluations are bounded by ``evaluation.max_parallel``."""
+    creations_per_s: float = 10.0
+    """Pods made per second at most, over time; spares the API server."""
+    creations_burst: int = 20
+    """Pods that may be made at once after a pause."""
+    pending_timeout_s: int = 600
+    """Longest time from a pod's creation to the start of its containers; then its work goes back to
+    the queue at no charge."""
+    stuck_timeout_s: int = 120
+    """How long a pod may stand at an image that can't be pulled or a configuration that can't be
+    resolved before it counts as failed; both may heal by themselves."""
+    deadline_slack_s: int = 600
+    """The kubelet ends a pod this long after all of its own time limits together would have."""
+    stop_grace_s: int = 60
+    """What an agent has to report and to leave when its pod is told to stop."""
+    orphan_grace_s: int = 60
+    """A pod of ours that no live task claims is deleted after this."""
+    reconcile_s: float = 5.0
+    """Seconds between comparisons of our pods with our tasks."""
+    retry_s: float = 60.0
+    """Wait after a quota or an admission refused a pod."""
+    threads: int = 8
+    """Calls to the API server at once."""
+    timeout_s: float = 20.0
+    """Longest wait for an answer of the API server."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WebSettings:
     """The HTTP service."""
 
@@ -220,6 +290,7 @@ class Settings:
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
     builds: BuildSettings = field(default_factory=BuildSettings)
     queue: QueueSettings = field(default_factory=QueueSettings)
+    kubernetes: KubernetesSettings = field(default_factory=KubernetesSettings)
     web: WebSettings = field(default_factory=WebSettings)
     log: LogSettings = field(default_factory=LogSettings)
 
@@ -229,12 +300,15 @@ class Settings:
 ENVIRONMENT_PREFIX: Final = "FC_"
 _OTHER_VARIABLES: Final = frozenset({"FC_URL", "FC_API_KEY", "FC_CONFIG_FILE"})
 """Variables of ours that are no settings: the CLI reads them."""
+_AGENT_VARIABLE: Final = re.compile(r"FC_AGENT_[A-Z]+")
+"""What a pod's definition tells the agent inside."""
 _ALIASES: Final = {"FC_ENCRYPTION_KEY": "secrets.encryption_key"}
 _SERVICE_LINK: Final = re.compile(r"FC_\w*(_SERVICE_(HOST|PORT)(_\w+)?|_PORT(_\d+_(TCP|UDP)\w*)?)")
 """What Kubernetes puts into a pod for a Service whose name begins with ``fc-``."""
 _CHOICES: Final[Mapping[str, tuple[str, ...]]] = {
     "config.force_push": ("Hold", "Follow"),
     "nix.sandbox": ("Nix", "None", "Auto"),
+    "kubernetes.image_pull_policy": ("Always", "IfNotPresent", "Never"),
     "web.anonymous_read": ("Always", "Never", "Loopback"),
     "log.level": ("debug", "info", "warning", "error"),
     "log.format": ("Json", "Console", "Auto"),
@@ -248,6 +322,15 @@ _AT_LEAST: Final[Mapping[str, float]] = {
     "queue.heartbeat_s": 0.1,
     "queue.poll_s": 0.05,
     "queue.batch": 1,
+    "kubernetes.steps_per_pod": 1,
+    "kubernetes.pods_max": 1,
+    "kubernetes.creations_per_s": 0.01,
+    "kubernetes.creations_burst": 1,
+    "kubernetes.pending_timeout_s": 1,
+    "kubernetes.reconcile_s": 0.1,
+    "kubernetes.retry_s": 0.1,
+    "kubernetes.threads": 1,
+    "kubernetes.timeout_s": 1,
     "web.body_bytes_max": 1024,
 }
 """Lower bounds; every other number is at least 0."""
@@ -350,7 +433,7 @@ def _from_environment(env: Mapping[str, str], wrong: list[str]) -> Iterator[tupl
             continue
         if variable in by_variable:
             yield by_variable[variable], variable, env[variable]
-        elif not _SERVICE_LINK.fullmatch(variable):
+        elif not (_SERVICE_LINK.fullmatch(variable) or _AGENT_VARIABLE.fullmatch(variable)):
             wrong.append(
                 f"the environment variable {variable} is no setting"
                 f"{_meant(variable, set(by_variable))}"
@@ -422,3 +505,8 @@ def _contradictions(settings: Settings) -> Iterator[str]:
             f"queue.lease_s ({queue.lease_s:g}) must be longer than queue.heartbeat_s "
             f"({queue.heartbeat_s:g}) and queue.margin_s ({queue.margin_s:g}) together"
         )
+    kubernetes = settings.kubernetes
+    if kubernetes.enabled:
+        for name in ("image", "server_url"):
+            if not getattr(kubernetes, name):
+                yield f"kubernetes.{name} must be set where kubernetes.enabled is true"

@@ -96,3 +96,16 @@ def test_every_setting_says_what_it_means():
             if isinstance(node, ast.AnnAssign):
                 said = isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant)
                 assert said, f"{group.name}.{ast.unparse(node.target)} has no docstring"
+
+
+def test_pods_need_an_image_and_a_server():
+    with pytest.raises(SettingsError) as caught:
+        load(flags={"kubernetes.enabled": True})
+    assert "kubernetes.image must be set" in str(caught.value)
+    assert "kubernetes.server_url must be set" in str(caught.value)
+
+
+def test_what_a_pod_tells_its_agent_is_no_setting():
+    load(env={"FC_AGENT_TOKEN": "t", "FC_AGENT_SERVER": "http://x"})
+    with pytest.raises(SettingsError):
+        load(env={"FC_AGENTS_TOKEN": "t"})
