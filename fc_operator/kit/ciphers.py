@@ -1,4 +1,4 @@
-"""Encryption of small values at rest: AES-256-GCM with a key of the installation.
+"""Encryption of small values at rest: AES-256-GCM with a key of the installation; signatures.
 
 The context of a value is bound to it, so that a ciphertext copied into another row does not open
 there. A ciphertext begins with a version byte; keys are 32 random bytes.
@@ -9,10 +9,13 @@ from __future__ import annotations
 import base64
 import binascii
 import contextlib
+import hashlib
+import hmac
 import os
 from pathlib import Path
 
-from cryptography.exceptions import InvalidTag
+from cryptography.exceptions import InvalidSignature, InvalidTag
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 KEY_BYTES = 32
@@ -31,6 +34,11 @@ class Cipher:
         if len(key) != KEY_BYTES:
             raise CipherError(f"a key has {KEY_BYTES} bytes, not {len(key)}")
         self._aead = AESGCM(key)
+        self._key = key
+
+    def derive(self, purpose: str) -> bytes:
+        """32 bytes that only who has the key can know, other ones for each ``purpose``."""
+        return hmac.new(self._key, f"derive/{purpose}".encode(), hashlib.sha256).digest()
 
     def encrypt(self, plain: bytes, *, context: str) -> bytes:
         """The ciphertext of ``plain``, different each time, which opens in ``context`` only."""
@@ -91,3 +99,32 @@ def load_or_make_key(path: Path) -> bytes:
         finally:
             aside.unlink()
     return decode_key(path.read_text())
+
+
+class Ed25519Key:
+    """A key pair that signs, from its 32 secret bytes."""
+
+    def __init__(self, seed: bytes) -> None:
+        if len(seed) != KEY_BYTES:
+            raise CipherError(f"a seed has {KEY_BYTES} bytes, not {len(seed)}")
+        self.seed = seed
+        self._private = Ed25519PrivateKey.from_private_bytes(seed)
+        self.public_bytes = self._private.public_key().public_bytes_raw()
+
+    @classmethod
+    def make(cls) -> Ed25519Key:
+        """A fresh key."""
+        return cls(os.urandom(KEY_BYTES))
+
+    def sign(self, message: bytes) -> bytes:
+        """The 64 bytes of the signature; the same for the same message."""
+        return self._private.sign(message)
+
+
+def verify_ed25519(public_bytes: bytes, signature: bytes, message: bytes) -> bool:
+    """Whether the key with these public bytes signed ``message`` so."""
+    try:
+        Ed25519PublicKey.from_public_bytes(public_bytes).verify(signature, message)
+    except (InvalidSignature, ValueError):
+        return False
+    return True
