@@ -300,29 +300,35 @@ def _parse_document(path: str, document: Document) -> tuple[Declaration | None, 
         del whole["spec"]
     if whole["metadata"] is None:
         del whole["metadata"]
-    # Each way of looking takes a value for granted that passed the one before.
-    looks = (_check_schema, _check_lists_of, _check_rules)
-    for look in looks:
-        if problems := list(islice(look(kind, whole, scribe), _PROBLEMS_PER_DOCUMENT + 1)):
-            if len(problems) > _PROBLEMS_PER_DOCUMENT:
-                problems[-1] = scribe((), "it has more problems; the rest is not shown")
-            return None, problems
+    problems = list(islice(_check(kind, whole, scribe), _PROBLEMS_PER_DOCUMENT + 1))
+    if len(problems) > _PROBLEMS_PER_DOCUMENT:
+        problems[-1] = scribe((), "it has more problems; the rest is not shown")
+    if problems:
+        return None, problems
     return _declare(whole, value["metadata"], path, document.line), []
 
 
-def _check_schema(kind: str, whole: dict[str, Any], scribe: _Scribe) -> Iterator[Problem]:
+_BLOCKING = frozenset({"type", "required", "enum", "const", "maxLength", "maxItems"})
+"""Broken keywords of the schema after which the API server does not run rules, nor do we: a rule
+takes for granted that values have their type and their bounds.
+"""
+
+
+def _check(kind: str, whole: dict[str, Any], scribe: _Scribe) -> Iterator[Problem]:
+    """What the API server would find, in the order in which it looks."""
+    blocked = False
+    found: set[str] = set()
     for error in _validator(kind).iter_errors(whole):
-        yield from _explain(error, scribe)
-
-
-def _check_lists_of(kind: str, whole: dict[str, Any], scribe: _Scribe) -> Iterator[Problem]:
+        blocked = blocked or error.validator in _BLOCKING
+        for problem in _explain(error, scribe):
+            found.add(problem.field)
+            yield problem
     yield from _check_lists(schemas.schema_of(kind), whole, scribe)
-
-
-def _check_rules(kind: str, whole: dict[str, Any], scribe: _Scribe) -> Iterator[Problem]:
-    tree = _rules(kind)
+    tree = None if blocked else _rules(kind)
     for broken in tree.check(whole) if tree is not None else ():
-        yield scribe(broken.path, broken.message)
+        # A rule about a value that is wrong already says nothing new.
+        if _dotted(broken.path) not in found:
+            yield scribe(broken.path, broken.message)
 
 
 def _check_kind(value: dict[str, Any], scribe: _Scribe) -> Iterator[Problem]:
@@ -387,11 +393,17 @@ def _check_pattern(_: Any, pattern: str, instance: Any, schema: Any) -> Iterator
 
 
 def _check_unique(_: Any, wanted: bool, instance: Any, __: Any) -> Iterator[ValidationError]:  # noqa: FBT001 - jsonschema's signature
-    """In linear time; the library compares each with each when the types are mixed."""
-    if wanted and isinstance(instance, list):
-        seen = {json.dumps(item, sort_keys=True) for item in instance}
-        if len(seen) < len(instance):
-            yield ValidationError("holds an item twice")
+    """In linear time; the library compares each with each when the types are mixed. Each item
+    that was there before is named, as the API server does.
+    """
+    if not wanted or not isinstance(instance, list):
+        return
+    seen = set()
+    for index, item in enumerate(instance):
+        text = json.dumps(item, sort_keys=True)
+        if text in seen:
+            yield ValidationError("holds an item twice", path=(index,))
+        seen.add(text)
 
 
 @cache
@@ -420,8 +432,10 @@ def _check_lists(
     keys = schema.get("x-kubernetes-list-map-keys")
     seen: dict[tuple[Any, ...], int] = {}
     for index, item in enumerate(value):
-        if keys:
+        if keys and isinstance(item, dict):
             key = tuple(item.get(each) for each in keys)
+            if not all(isinstance(each, str) for each in key):
+                continue  # said already: it is missing or of a wrong type
             if key in seen:
                 named = ", ".join(f"{each} {item.get(each)!r}" for each in keys)
                 first = _dotted((*path, seen[key]))

@@ -1,32 +1,20 @@
-"""The table of good and bad manifests in ``tests/manifests`` and how its marks are read."""
-
-import re
-from pathlib import Path
+"""The table of good and bad manifests in ``tests/manifests``, one file at a time."""
 
 import pytest
 
-TABLE = Path(__file__).parents[2] / "manifests"
-_MARK = re.compile(r"# problem(?: here| in text)?: (.*)$")
+from tests.manifests import table
 
 
 def marked(text: str) -> list[tuple[int, str, str]]:
     """(line, field, message) of every problem that a file's comments name."""
-    found = []
-    for number, line in enumerate(text.splitlines(), 1):
-        if mark := _MARK.search(line):
-            for each in mark[1].split("; problem: "):
-                field, _, message = each.partition("|")
-                found.append((number, field.strip(), message.strip()))
-    return sorted(found)
+    return sorted((mark.line, mark.field, mark.message) for mark in table.marks(text))
 
 
 def pytest_generate_tests(metafunc):
     """``good_file``, ``bad_file`` and ``change_file`` run over the files of their folder."""
     for name, folder in (("good_file", "good"), ("bad_file", "bad"), ("change_file", "changes")):
         if name in metafunc.fixturenames:
-            files = sorted((TABLE / folder).iterdir())
-            assert files
-            metafunc.parametrize(name, files, ids=lambda file: file.name)
+            metafunc.parametrize(name, table.files(folder), ids=lambda file: file.name)
 
 
 @pytest.fixture
