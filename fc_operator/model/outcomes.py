@@ -18,6 +18,9 @@ class Retry(StrEnum):
     """Try again after a backoff, up to the cap; then ``aborted``."""
     FREE = "free"
     """Try again at once and charge nothing (lost lease, stop of our own process)."""
+    LOST = "lost"
+    """As FREE, but counted for itself: that with which its holders vanish again and again is put
+    aside."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -70,6 +70,8 @@ def decide(
             infra_failures=infra_failures,
             free_losses=free_losses,
         )
+    if outcome.retry is Retry.LOST:
+        return _lose(outcome, infra_failures, free_losses + 1)
     failures = infra_failures + 1
     if failures > max_retries:
         return _end(outcome, outcome.status)
@@ -100,14 +102,35 @@ def decide_lost(
         return _CANCELLED if cancel_requested else _UNWANTED
     losses = free_losses + is_counted
     if is_counted and losses >= LOSSES_MAX:
-        message = f"{losses} processes that ran it vanished one after the other"
-        return Decision(status=BuildStatus.ABORTED, reason="Quarantined", message=message)
+        return _quarantine(losses)
     return Decision(
         status=BuildStatus.PENDING,
         reason="LeaseLost",
         message="the process that ran it vanished",
         infra_failures=infra_failures,
         free_losses=losses,
+    )
+
+
+def _lose(outcome: Outcome, infra_failures: int, losses: int) -> Decision:
+    """A loss of which more is known than silence."""
+    if losses >= LOSSES_MAX:
+        return _quarantine(losses, outcome.message)
+    return Decision(
+        status=BuildStatus.PENDING,
+        reason=outcome.reason,
+        message=outcome.message,
+        infra_failures=infra_failures,
+        free_losses=losses,
+    )
+
+
+def _quarantine(losses: int, last: str = "") -> Decision:
+    message = f"{losses} processes that ran it vanished one after the other"
+    return Decision(
+        status=BuildStatus.ABORTED,
+        reason="Quarantined",
+        message=f"{message}, the last because {last}" if last else message,
     )
 
 

@@ -63,3 +63,21 @@ def test_q14_lost_too_often_is_quarantined():
 def test_q14_what_its_holder_gave_back_in_order_is_no_loss():
     found = retries.decide_lost(infra_failures=1, free_losses=2, is_counted=False)
     assert (found.status, found.free_losses) == (BuildStatus.PENDING, 2)
+
+
+def test_a_loss_that_is_explained_is_free_but_three_put_the_step_aside():
+    lost = Outcome(
+        status=BuildStatus.ABORTED, retry=Retry.LOST, reason="NodeLost", message="its node is gone"
+    )
+
+    def after(losses):
+        return retries.decide(
+            lost, infra_failures=1, free_losses=losses, max_retries=0, backoff=retries.ladder(60)
+        )
+
+    again = after(1)
+    assert (again.status, again.reason) == (BuildStatus.PENDING, "NodeLost")
+    assert (again.infra_failures, again.free_losses, again.delay_s) == (1, 2, 0)
+    aside = after(2)
+    assert (aside.status, aside.reason) == (BuildStatus.ABORTED, "Quarantined")
+    assert "its node is gone" in aside.message
