@@ -5,6 +5,7 @@
     FcError
     ├── RetryLaterError          try again after a delay; nobody needs to act
     │   ├── UnavailableError     an outside service did not answer (database, git host, store)
+    │   ├── BusyError            more is waiting already than we are ready to keep
     │   └── LimitReachedError    a time, memory or size limit of ours ended the work
     ├── GiveUpError              trying again would end the same way
     │   ├── EvaluationError      the Nix code of a jobset does not evaluate
@@ -17,7 +18,9 @@
     │   └── SecretError          a referenced secret is missing or unreadable
     └── CallerError              the request itself is wrong
         ├── InvalidError         it can't be understood or breaks a rule
+        │   └── TooLargeError    it is larger than we are ready to take
         ├── NotFoundError        it names something that does not exist
+        ├── GoneError            what it is about is over and does not come back
         ├── ConflictError        it contradicts the present state
         ├── UnauthenticatedError it carries no valid credential
         └── ForbiddenError       its credential does not allow it
@@ -50,6 +53,10 @@ class RetryLaterError(FcError):
 
 class UnavailableError(RetryLaterError):
     """An outside service did not answer or answered that it can't."""
+
+
+class BusyError(RetryLaterError):
+    """More is waiting already than we are ready to keep; come again after a while."""
 
 
 class LimitReachedError(RetryLaterError):
@@ -106,12 +113,26 @@ class InvalidError(CallerError):
     """The request can't be understood or breaks a rule."""
 
 
+class TooLargeError(InvalidError):
+    """The request, or what it stands for, is larger than we are ready to take."""
+
+
 class NotFoundError(CallerError):
     """The request names something that does not exist."""
 
 
+class GoneError(CallerError):
+    """What the request is about is over and does not come back."""
+
+
 class ConflictError(CallerError):
-    """The request contradicts the present state."""
+    """The request contradicts the present state. ``expected`` is the number that would have been
+    right, where one was wrong.
+    """
+
+    def __init__(self, message: str, *, hint: str = "", expected: int | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.expected = expected
 
 
 class UnauthenticatedError(CallerError):

@@ -121,6 +121,7 @@ CREATE TABLE projects (
     deletion_policy text DEFAULT 'retain'::text NOT NULL,
     suspended boolean DEFAULT false NOT NULL,
     deleting_at timestamp with time zone,
+    cache_public boolean,
     CONSTRAINT projects_deletion_policy_check CHECK ((deletion_policy = ANY (ARRAY['retain'::text, 'delete'::text]))),
     CONSTRAINT projects_name_check CHECK ((name ~ '^[A-Za-z_][A-Za-z0-9_-]{0,62}$'::text)),
     CONSTRAINT projects_repository_url_check CHECK (((repository_url !~* '^(ext::|file:)'::text) AND ("left"(repository_url, 1) <> '-'::text))),
@@ -410,6 +411,21 @@ ALTER TABLE builds ALTER COLUMN number ADD GENERATED ALWAYS AS IDENTITY (
     NO MINVALUE
     NO MAXVALUE
     CACHE 1
+);
+
+CREATE TABLE cache_nars (
+    uploaded_by text NOT NULL,
+    upload_hash text NOT NULL,
+    compression text NOT NULL,
+    nar_hash text NOT NULL,
+    nar_size bigint NOT NULL,
+    flat_hash text,
+    file_hash text NOT NULL,
+    file_size bigint NOT NULL,
+    object_key text NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT cache_nars_file_size_check CHECK ((file_size > 0)),
+    CONSTRAINT cache_nars_nar_size_check CHECK ((nar_size > 0))
 );
 
 CREATE TABLE cache_path_projects (
@@ -788,6 +804,11 @@ CREATE TABLE tasks (
     work_token_hash bytea,
     begun_at timestamp with time zone,
     heartbeat_at timestamp with time zone,
+    agent jsonb,
+    checkout jsonb,
+    next_report integer DEFAULT 0 NOT NULL,
+    next_event bigint DEFAULT 0 NOT NULL,
+    told_at timestamp with time zone,
     CONSTRAINT tasks_check CHECK (((kind = 'evaluation'::text) = (evaluation_id IS NOT NULL))),
     CONSTRAINT tasks_kind_check CHECK ((kind = ANY (ARRAY['evaluation'::text, 'steps'::text]))),
     CONSTRAINT tasks_pod_phase_check CHECK ((pod_phase = ANY (ARRAY['Pending'::text, 'Running'::text, 'Succeeded'::text, 'Failed'::text, 'Gone'::text]))),
@@ -883,6 +904,9 @@ ALTER TABLE ONLY builds
 
 ALTER TABLE ONLY builds
     ADD CONSTRAINT builds_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY cache_nars
+    ADD CONSTRAINT cache_nars_pkey PRIMARY KEY (uploaded_by, upload_hash, compression);
 
 ALTER TABLE ONLY cache_path_projects
     ADD CONSTRAINT cache_path_projects_pkey PRIMARY KEY (hash_part, project_id);
@@ -1072,6 +1096,10 @@ CREATE INDEX builds_status ON builds USING btree (evaluation_id, status);
 CREATE INDEX builds_step ON builds USING btree (step_id) WHERE (step_id IS NOT NULL);
 
 CREATE INDEX cache_path_projects_project ON cache_path_projects USING btree (project_id);
+
+CREATE INDEX cache_paths_file ON cache_paths USING btree (file_hash);
+
+CREATE INDEX cache_paths_nar ON cache_paths USING btree (nar_hash);
 
 CREATE INDEX cache_paths_object ON cache_paths USING btree (object_key);
 

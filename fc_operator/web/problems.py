@@ -21,12 +21,15 @@ _log = logs.get_logger()
 MEDIA = "application/problem+json"
 
 STATUSES: tuple[tuple[type[errors.FcError], HTTPStatus], ...] = (
+    (errors.TooLargeError, HTTPStatus.REQUEST_ENTITY_TOO_LARGE),
     (errors.InvalidError, HTTPStatus.BAD_REQUEST),
     (errors.NotFoundError, HTTPStatus.NOT_FOUND),
+    (errors.GoneError, HTTPStatus.GONE),
     (errors.ConflictError, HTTPStatus.CONFLICT),
     (errors.UnauthenticatedError, HTTPStatus.UNAUTHORIZED),
     (errors.ForbiddenError, HTTPStatus.FORBIDDEN),
     (errors.CallerError, HTTPStatus.BAD_REQUEST),
+    (errors.BusyError, HTTPStatus.TOO_MANY_REQUESTS),
     (errors.RetryLaterError, HTTPStatus.SERVICE_UNAVAILABLE),
     (errors.HumanNeededError, HTTPStatus.SERVICE_UNAVAILABLE),
     (errors.GiveUpError, HTTPStatus.UNPROCESSABLE_ENTITY),
@@ -82,7 +85,10 @@ def from_error(error: Exception) -> tuple[Problem, dict[str, str]]:
     if isinstance(error, errors.FcError):
         for kind, status in STATUSES:
             if isinstance(error, kind):
-                return problem(status, error.message, hint=error.hint), _headers(status, error)
+                return (
+                    problem(status, error.message, hint=error.hint, more=_more(error)),
+                    _headers(status, error),
+                )
     if isinstance(error, TimeoutError):
         status = HTTPStatus.SERVICE_UNAVAILABLE
         return problem(status, "this took too long and was given up"), _headers(status, error)
@@ -92,10 +98,15 @@ def from_error(error: Exception) -> tuple[Problem, dict[str, str]]:
     return problem(HTTPStatus.INTERNAL_SERVER_ERROR, "an unexpected error; it is in our log"), {}
 
 
+def _more(error: errors.FcError) -> dict[str, Any]:
+    expected = getattr(error, "expected", None)
+    return {} if expected is None else {"expected": expected}
+
+
 def _headers(status: HTTPStatus, error: Exception) -> dict[str, str]:
     if status is HTTPStatus.UNAUTHORIZED:
         return {"WWW-Authenticate": 'Bearer realm="fc-operator"'}
-    if status is HTTPStatus.SERVICE_UNAVAILABLE:
+    if status in {HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS}:
         delay_s = getattr(error, "delay_s", None) or RETRY_AFTER_S
         return {"Retry-After": str(max(1, round(delay_s)))}
     return {}

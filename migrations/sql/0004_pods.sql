@@ -20,7 +20,16 @@ ALTER TABLE tasks
     ADD COLUMN fetched_at TIMESTAMPTZ,
     ADD COLUMN work_token_hash BYTEA,
     ADD COLUMN begun_at TIMESTAMPTZ,
-    ADD COLUMN heartbeat_at TIMESTAMPTZ;
+    ADD COLUMN heartbeat_at TIMESTAMPTZ,
+    -- Who opened it: {"host", "nix", "evaluator", "fc"}.
+    ADD COLUMN agent JSONB,
+    -- What the fetch step told of the commit.
+    ADD COLUMN checkout JSONB,
+    -- The numbers that its next report and its next event have.
+    ADD COLUMN next_report INTEGER NOT NULL DEFAULT 0,
+    ADD COLUMN next_event BIGINT NOT NULL DEFAULT 0,
+    -- When its agent told the end; nothing that it says afterwards counts.
+    ADD COLUMN told_at TIMESTAMPTZ;
 CREATE INDEX tasks_pods ON tasks (pod_namespace, pod_name) WHERE state = 'live' AND pod_name IS NOT NULL;
 
 -- What the agent of an evaluation tells, in order, until the scheduler has taken it.
@@ -55,6 +64,29 @@ CREATE TABLE cache_paths (
     created_at TIMESTAMPTZ NOT NULL DEFAULT now()
 );
 CREATE INDEX cache_paths_object ON cache_paths (object_key);
+CREATE INDEX cache_paths_file ON cache_paths (file_hash);
+CREATE INDEX cache_paths_nar ON cache_paths (nar_hash);
+
+-- NARs that were received whole and read to their end, for the narinfo that follows each.
+CREATE TABLE cache_nars (
+    -- The task or key that brought it, and the hash by which its narinfo will name it.
+    uploaded_by TEXT NOT NULL,
+    upload_hash TEXT NOT NULL,
+    compression TEXT NOT NULL,
+    nar_hash TEXT NOT NULL,
+    nar_size BIGINT NOT NULL CHECK (nar_size > 0),
+    -- Of the content, where the NAR is one plain file.
+    flat_hash TEXT,
+    -- Of what lies in the object store, which is zstd whatever was uploaded.
+    file_hash TEXT NOT NULL,
+    file_size BIGINT NOT NULL CHECK (file_size > 0),
+    object_key TEXT NOT NULL,
+    created_at TIMESTAMPTZ NOT NULL DEFAULT now(),
+    PRIMARY KEY (uploaded_by, upload_hash, compression)
+);
+
+-- Whether strangers may read what a project built; NULL: as they may see the project.
+ALTER TABLE projects ADD COLUMN cache_public BOOLEAN;
 
 -- Which projects a path came from: who may read one of them may read it.
 CREATE TABLE cache_path_projects (
