@@ -11,6 +11,8 @@ ALTER TABLE tasks
     -- Why it ended, told from its status: {"reason", "message", "class"}; NULL while it runs.
     ADD COLUMN pod_ending JSONB,
     ADD COLUMN pod_created_at TIMESTAMPTZ,
+    -- What the API server is asked to make, without the token: kept, so that asking again is the same.
+    ADD COLUMN pod_definition JSONB,
     -- What the agent has to do, as JSON; never a secret.
     ADD COLUMN work JSONB,
     -- Git credentials for the fetch step alone, encrypted with the installation's key; removed when fetched.
@@ -95,3 +97,6 @@ CREATE TABLE cache_path_projects (
     PRIMARY KEY (hash_part, project_id)
 );
 CREATE INDEX cache_path_projects_project ON cache_path_projects (project_id);
+
+-- Where the pods of a project run and what it asks for them: spec.pods of its manifest.
+ALTER TABLE projects ADD COLUMN pods JSONB NOT NULL DEFAULT '{}';
