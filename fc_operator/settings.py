@@ -250,6 +250,27 @@ class KubernetesSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OperatorSettings:
+    """`fc operator`: objects of our kinds in a cluster. How to reach it is in ``kubernetes``."""
+
+    namespaces: tuple[str, ...] = ()
+    """Where it looks for objects; empty: in all namespaces, for which it needs a ClusterRole."""
+    compare_s: int = 300
+    """Seconds between comparisons of all objects with the database; a watch may miss something."""
+    status_s: float = 2.0
+    """Results reach a status at most this often; each write costs the API server a revision."""
+    lease_s: float = 15.0
+    """One operator acts at a time. A dead one is followed by the next after this."""
+    confirm_prune: bool = False
+    """Whether a start may prune more than half of all objects because they are in the cluster no
+    more, as after a move to another cluster; else they stay in force and say so."""
+    health_host: str = "0.0.0.0"  # noqa: S104 - the kubelet comes from outside of the pod
+    """Where ``/healthz`` and ``/readyz`` are answered, and nothing else."""
+    health_port: int = 8081
+    """Port of them; 0 takes a free one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WebSettings:
     """The HTTP service."""
 
@@ -265,6 +286,26 @@ class WebSettings:
     """Largest request body (webhooks, manifests); larger ones get 413."""
     log_streams_max: int = 500
     """Live log viewers per process."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheSettings:
+    """The binary cache below ``/cache``."""
+
+    enabled: str = "Auto"
+    """``Always``, ``Never``, or ``Auto``: served by `fc server`, and by `fc up --cache`."""
+    signing_keys: tuple[str, ...] = field(default=(), repr=False)
+    """Secret keys in Nix's format (``name:base64``); all of them sign, so that one can take the
+    place of another. With none here or in ``signing_key_files``: one that follows from
+    ``secrets.encryption_key``."""
+    signing_key_files: tuple[str, ...] = ()
+    """Files that hold a secret key each, such as a mounted secret."""
+    priority: int = 30
+    """How eagerly clients ask here; lower is asked first (cache.nixos.org says 40)."""
+    nar_bytes_max: int = 16 * 1024**3
+    """Largest NAR that is taken, uncompressed."""
+    uploads_max: int = 16
+    """NARs received at once in one process; more of them wait."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -291,7 +332,9 @@ class Settings:
     builds: BuildSettings = field(default_factory=BuildSettings)
     queue: QueueSettings = field(default_factory=QueueSettings)
     kubernetes: KubernetesSettings = field(default_factory=KubernetesSettings)
+    operator: OperatorSettings = field(default_factory=OperatorSettings)
     web: WebSettings = field(default_factory=WebSettings)
+    cache: CacheSettings = field(default_factory=CacheSettings)
     log: LogSettings = field(default_factory=LogSettings)
 
 
@@ -309,6 +352,7 @@ _CHOICES: Final[Mapping[str, tuple[str, ...]]] = {
     "config.force_push": ("Hold", "Follow"),
     "nix.sandbox": ("Nix", "None", "Auto"),
     "kubernetes.image_pull_policy": ("Always", "IfNotPresent", "Never"),
+    "cache.enabled": ("Always", "Never", "Auto"),
     "web.anonymous_read": ("Always", "Never", "Loopback"),
     "log.level": ("debug", "info", "warning", "error"),
     "log.format": ("Json", "Console", "Auto"),
@@ -332,11 +376,14 @@ _AT_LEAST: Final[Mapping[str, float]] = {
     "kubernetes.threads": 1,
     "kubernetes.timeout_s": 1,
     "web.body_bytes_max": 1024,
+    "cache.nar_bytes_max": 1024,
+    "cache.uploads_max": 1,
 }
 """Lower bounds; every other number is at least 0."""
 _AT_MOST: Final[Mapping[str, float]] = {
     "config.prune_share_max": 1,
     "evaluation.poll_jitter": 1,
+    "operator.health_port": 65535,
     "web.port": 65535,
 }
 
