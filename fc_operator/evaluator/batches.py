@@ -1,4 +1,7 @@
-"""Single items in, batches out: as large as 500, as late as 250 ms."""
+"""Single items in, batches out: once there are 500 or after 250 ms, as many as came meanwhile.
+
+Larger ones cost less each, and the first should come soon: whoever is slow gets larger ones.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,13 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from fc_operator.evaluator.protocol import EvaluationBatch
 from fc_operator.model.jobs import JobError, JobRow
 
-SIZE_MAX = 500
+SIZE = 500
+SIZE_MAX = 2000
 WAIT_S = 0.25
 
 
 class _Buffer:
-    """What came and was not taken yet; the producer waits while it holds two batches."""
+    """What came and was not taken yet; the producer waits while it holds the largest batch."""
 
     def __init__(self) -> None:
         self.items: list[JobRow | JobError] = []
@@ -29,9 +33,9 @@ class _Buffer:
             async for item in source:
                 self.items.append(item)
                 self.changed.set()
-                if len(self.items) >= SIZE_MAX:
+                if len(self.items) >= SIZE:
                     self.full.set()
-                    if len(self.items) >= 2 * SIZE_MAX:
+                    if len(self.items) >= SIZE_MAX:
                         self.room.clear()
                 await self.room.wait()
         finally:
@@ -42,7 +46,7 @@ class _Buffer:
     def take(self) -> EvaluationBatch:
         taken, self.items = self.items[:SIZE_MAX], self.items[SIZE_MAX:]
         self.room.set()
-        if not self.ended and len(self.items) < SIZE_MAX:
+        if not self.ended and len(self.items) < SIZE:
             self.full.clear()
             if not self.items:
                 self.changed.clear()
