@@ -22,6 +22,9 @@ class Action(StrEnum):
     """Open to everybody: health, documents, schemas."""
     SIGNED = "signed"
     """A forge's webhook, which proves itself by its signature."""
+    CACHE = "cache"
+    """The binary cache, which asks by itself: of Nix come passwords, of agents the tokens of tasks,
+    and each path has its own readers."""
     READ = "read"
     """Projects and all that hangs on them."""
     INSPECT = "inspect"
@@ -39,7 +42,7 @@ class Action(StrEnum):
     """Make, list and revoke API keys."""
 
 
-_ANYBODY = frozenset({Action.PUBLIC, Action.SIGNED})
+_ANYBODY = frozenset({Action.PUBLIC, Action.SIGNED, Action.CACHE})
 _ANY_KEY = _ANYBODY | {Action.READ, Action.INSPECT, Action.PLAN}
 _MEMBER = frozenset({Action.EVALUATE, Action.RESTART, Action.CANCEL})
 _MAINTAINER = _MEMBER | {Action.BUMP, Action.KEEP}

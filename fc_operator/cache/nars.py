@@ -1,4 +1,4 @@
-"""Reads NARs, Nix's archives, in one pass and in constant memory, and refuses what Nix never writes.
+"""Reads NARs, Nix's archives, in one pass, in constant memory, and refuses what Nix never writes.
 
 A NAR is made of texts: a length of 8 bytes (little endian), the bytes, zeros up to a multiple of 8.
 A file is ``( type regular [executable ""] contents <bytes> )``, a link ``( type symlink target

@@ -157,8 +157,9 @@ class Decompressor:
                 self._read = source.read
             case "zstd":
                 reader = zstandard.ZstdDecompressor(max_window_size=_WINDOW_BYTES_MAX)
+                frames: Any = _WholeFrames(source)
                 stream = reader.stream_reader(
-                    _WholeFrames(source), read_size=_READ_BYTES, read_across_frames=True
+                    frames, read_size=_READ_BYTES, read_across_frames=True
                 )
                 self._read = stream.read
                 self._errors = (zstandard.ZstdError,)

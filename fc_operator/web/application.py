@@ -55,6 +55,7 @@ def build(web: Context, routes: Iterable[Route], measures: Measures) -> Sanic[An
             route.path,
             methods=methods,
             name=_name(route),
+            stream=route.takes_stream,
         )
     app.error_handler.add(Exception, _Unrouted(measures))
     return app
@@ -93,7 +94,11 @@ class _Bound:
 
     async def _serve(self, request: Request, path: dict[str, Any]) -> HTTPResponse | None:
         web, route = self._web, self.route
-        principal = await web.identities.identify(request)
+        principal = (
+            web.identities.nobody
+            if route.identifies_itself
+            else await web.identities.identify(request)
+        )
         reader = reader_of(principal)
         call: Call[Any, Any] = Call(
             web=web,

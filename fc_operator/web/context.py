@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from fc_operator.clients.objects import ObjectStore
     from fc_operator.clients.secrets import Secrets
     from fc_operator.kit.ciphers import Cipher
+    from fc_operator.operations.cache import BinaryCache, Caller
     from fc_operator.settings import Settings
     from fc_operator.store.database import Database
     from fc_operator.store.listener import Listener
@@ -31,6 +32,10 @@ class Context:
     settings: Settings
     identities: Identities
     measures: Measures
+    cache: BinaryCache | None = None
+    """Where it is served here."""
+    callers: dict[bytes, tuple[float, Caller]] = field(default_factory=dict)
+    """Tasks that asked the cache, by the hash of their token, and until when that is believed."""
     streams: set[asyncio.Task[Any]] = field(default_factory=set)
     """Live log viewers at present; they never end by themselves."""
 

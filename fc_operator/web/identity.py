@@ -34,6 +34,7 @@ class Identities:
         self._open = anonymous(may_read=True, may_inspect=False)
         self._local = anonymous(may_read=True, may_inspect=True)
         self._closed = anonymous(may_read=False, may_inspect=False)
+        self.nobody = self._closed
 
     async def identify(self, request: Request) -> Principal:
         """Who sent ``request``.
@@ -43,14 +44,24 @@ class Identities:
         """
         header = request.headers.get("authorization")
         if header is None:
-            return self._stranger(request)
+            return self.stranger(request)
         scheme, _, text = header.partition(" ")
-        text = text.strip()
-        if scheme.lower() != "bearer" or not keys.is_well_formed(text):
+        if scheme.lower() != "bearer":
+            raise _refused()
+        return await self.holder(text.strip())
+
+    async def holder(self, text: str) -> Principal:
+        """Whose key ``text`` is.
+
+        Raises:
+            UnauthenticatedError: it is none, or no good any more.
+        """
+        if not keys.is_well_formed(text):
             raise _refused()
         return await self._holder(keys.hash_key(text))
 
-    def _stranger(self, request: Request) -> Principal:
+    def stranger(self, request: Request) -> Principal:
+        """Who sent ``request`` without any key."""
         if self._mode == "Always":
             return self._open
         # A page elsewhere that points its own name at 127.0.0.1 is not this machine's user, and

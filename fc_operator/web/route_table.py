@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fc_operator.web import cache
 from fc_operator.web.api import (
     builders,
     builds,
@@ -44,6 +45,7 @@ ROUTES: tuple[Route, ...] = (
     *manifests.ROUTES,
     *webhooks.ROUTES,
     *documents.ROUTES,
+    *cache.ROUTES,
     *nouns.ROUTES,
     *assets.ROUTES,
 )

@@ -102,8 +102,12 @@ class Route:
     """It may take as long as it wants."""
     records_itself: bool = False
     """Its operation writes the audit log."""
+    identifies_itself: bool = False
+    """Its handler tells who asks; the principal is nobody, and no header is looked at before."""
+    takes_stream: bool = False
+    """Its body comes in pieces, through ``request.stream``, and has no limit but the handler's."""
     is_page: bool = False
-    """HTML, and not in the OpenAPI document."""
+    """HTML or another protocol, and not in the OpenAPI document."""
 
     @property
     def changes(self) -> bool:

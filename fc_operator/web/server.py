@@ -14,6 +14,7 @@ from fc_operator.clients.secrets import Secrets
 from fc_operator.errors import PrerequisiteError
 from fc_operator.kit import logs, metrics
 from fc_operator.kit.ciphers import Cipher
+from fc_operator.operations.cache import BinaryCache
 from fc_operator.settings import Settings
 from fc_operator.store.database import Database
 from fc_operator.store.listener import Listener
@@ -41,6 +42,7 @@ class WebService:
         cipher: Cipher,
         settings: Settings,
         registry: metrics.Registry | None = None,
+        cache: BinaryCache | None = None,
     ) -> None:
         """``registry``: where this process counts; what others count there is served too."""
         self._settings = settings.web
@@ -54,6 +56,7 @@ class WebService:
             settings=settings,
             identities=Identities(database, settings.web),
             measures=self.measures,
+            cache=cache,
         )
         self.app: Sanic[Any, Any] | None = None
         self._server: Any = None

@@ -1,0 +1,574 @@
+"""What the binary cache takes in and gives out, and who may do which.
+
+A NAR comes first and is noted under its uploader and the name that he gave it; the narinfo that
+follows makes a path of it, in one transaction with its fence. A task may bring what names itself
+by its content, outputs of steps that it holds at that moment, and what a trusted key signed; an
+administrator may bring everything whose NAR is as he says. Whoever may read one of the projects
+that a path or its derivation came from may read the path.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Generic, TypeVar
+from uuid import UUID
+
+import orjson
+
+from fc_operator.cache import content_addresses, hashes, narinfos, nars
+from fc_operator.cache.arrivals import Arrivals, Arrived
+from fc_operator.cache.narinfos import Narinfo
+from fc_operator.cache.signing import SigningKey, TrustedKeys
+from fc_operator.clients.objects import ObjectStore
+from fc_operator.errors import (
+    ConflictError,
+    ForbiddenError,
+    InvalidError,
+    NotFoundError,
+    UnauthenticatedError,
+)
+from fc_operator.kit import logs
+from fc_operator.model.readers import Reader
+from fc_operator.settings import CacheSettings
+from fc_operator.store import cache_paths as store
+from fc_operator.store.cache_paths import CacheNar, CachePath, CacheTask, Totals
+from fc_operator.store.database import Connection, Database
+
+_log = logs.get_logger()
+_REMEMBERED_S = 5.0
+"""How long an answer is given without asking again; so long may somebody read who no longer may."""
+_REMEMBERED_MAX = 50_000
+_LISTING_ENTRIES_MAX = 200_000
+_PIECE_BYTES = 1024 * 1024
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caller:
+    """Who asks the cache."""
+
+    name: str
+    """``task/<id>``, ``key/<id>`` or ``anonymous``; what one brought only the same one uses."""
+    reader: Reader | None
+    """None: may read nothing at all."""
+    task: CacheTask | None = None
+    is_admin: bool = False
+
+    @property
+    def is_known(self) -> bool:
+        """Whether it came with a key or a token."""
+        return self.task is not None or self.name != "anonymous"
+
+    def may_read(self, path: CachePath) -> bool:
+        """Whether ``path`` is for this caller."""
+        if self.reader is None:
+            return False
+        if self.reader.all_projects or path.is_public:
+            return True
+        if not path.projects:
+            return self.is_known
+        return not path.projects.isdisjoint(self.reader.projects)
+
+
+class BinaryCache:
+    """One per process. Several processes may serve the same cache."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        objects: ObjectStore,
+        settings: CacheSettings,
+        store_dir: str,
+        keys: Sequence[SigningKey],
+        trusted: TrustedKeys,
+    ) -> None:
+        """``keys`` sign all that is served, ``trusted`` are others' whose signatures count."""
+        self.settings = settings
+        self.store_dir = store_dir.rstrip("/")
+        self.public_keys = tuple(key.public for key in keys)
+        self._database = database
+        self._objects = objects
+        self._keys = tuple(keys)
+        self._trusted = trusted
+        self._arrivals = Arrivals(
+            together_max=settings.uploads_max, nar_bytes_max=settings.nar_bytes_max
+        )
+        self._paths: _Remembered[_Shown] = _Remembered()
+        self._files: _Remembered[list[CachePath]] = _Remembered()
+
+    def close(self) -> None:
+        """Let go of what only this process has."""
+        self._arrivals.close()
+
+    # Out --------------------------------------------------------------------------------------
+
+    def info(self) -> bytes:
+        """``nix-cache-info``."""
+        return (
+            f"StoreDir: {self.store_dir}\nWantMassQuery: 1\nPriority: {self.settings.priority}\n"
+        ).encode()
+
+    async def totals(self) -> Totals:
+        """How much there is."""
+        async with self._database.session() as connection:
+            return await store.fetch_totals(connection)
+
+    async def narinfo(self, caller: Caller, hash_part: str) -> bytes:
+        """What is said of a path, signed by all keys of the present.
+
+        Raises:
+            UnauthenticatedError: strangers may read nothing here.
+            NotFoundError: there is no such path, or not for this caller.
+        """
+        return (await self._shown(caller, hash_part)).text
+
+    async def find_nar(self, caller: Caller, name: str) -> CacheNar:
+        """The stored NAR with the file name ``name``.
+
+        Raises:
+            UnauthenticatedError: strangers may read nothing here.
+            NotFoundError: there is none, or not for this caller.
+        """
+        _require_reader(caller)
+        match = narinfos.NAR_NAME.fullmatch(name)
+        if match is not None and match[2] == "zst":
+            path = await self._path_of_file(caller, match[1])
+            if path is not None:
+                return _nar_of(path)
+        raise NotFoundError("the cache has no such NAR")
+
+    async def has_nar(self, caller: Caller, name: str) -> bool:
+        """Whether ``caller`` may read a NAR, or brought it before and need not do so again.
+
+        Raises:
+            UnauthenticatedError: strangers may read nothing here.
+        """
+        try:
+            await self.find_nar(caller, name)
+        except NotFoundError:
+            match = narinfos.NAR_NAME.fullmatch(name)
+            if match is None or not caller.is_known:
+                return False
+            async with self._database.session() as connection:
+                brought = await store.fetch_nar(
+                    connection, caller.name, match[1], narinfos.COMPRESSION_OF[match[2]]
+                )
+            return brought is not None
+        return True
+
+    async def read_nar(self, nar: CacheNar, start: int, end: int) -> AsyncIterator[bytes]:
+        """Bytes ``[start, end)`` of a compressed NAR."""
+        while start < end:
+            stop = min(end, start + _PIECE_BYTES)
+            piece = await self._objects.get_range(nar.object_key, start, stop)
+            if not piece:
+                raise NotFoundError("a NAR is shorter than it was when it came")
+            start += len(piece)
+            yield piece
+
+    async def listing(self, caller: Caller, hash_part: str) -> bytes:
+        """The files of a path as JSON; read from its NAR once, then kept.
+
+        Raises:
+            UnauthenticatedError: strangers may read nothing here.
+            NotFoundError: there is no such path, or not for this caller.
+            InvalidError: it has too many files.
+        """
+        path = (await self._shown(caller, hash_part)).path
+        key = f"cache/ls/{path.file_hash}.json"
+        try:
+            return await self._objects.get(key)
+        except NotFoundError:
+            tree = await self._arrivals.read(
+                self._objects.stream(path.object_key),
+                partial(
+                    nars.listing,
+                    size_max=path.nar_size_bytes,
+                    entries_max=_LISTING_ENTRIES_MAX,
+                ),
+            )
+            text = orjson.dumps(tree)
+            await self._objects.put(key, text)
+            return text
+
+    async def _shown(self, caller: Caller, hash_part: str) -> _Shown:
+        _require_reader(caller)
+        shown = self._paths.get(hash_part)
+        if shown is None:
+            async with self._database.session() as connection:
+                path = await store.fetch_path(connection, hash_part)
+            if path is not None:
+                shown = _Shown(path=path, text=self._render(path))
+                self._paths.put(hash_part, shown)
+        if shown is None or not caller.may_read(shown.path):
+            raise NotFoundError("the cache has no such path")
+        return shown
+
+    def _render(self, path: CachePath) -> bytes:
+        signed = narinfos.fingerprint(
+            path.store_path, path.nar_hash, path.nar_size_bytes, path.references
+        )
+        return narinfos.render(
+            Narinfo(
+                store_path=path.store_path,
+                url=f"nar/{path.file_hash}.nar.zst",
+                compression="zstd",
+                file_hash=f"sha256:{path.file_hash}",
+                file_size_bytes=path.file_size_bytes,
+                nar_hash=path.nar_hash,
+                nar_size_bytes=path.nar_size_bytes,
+                references=path.references,
+                deriver=path.deriver,
+                signatures=(*(key.sign(signed) for key in self._keys), *path.signatures),
+                content_address=path.content_address,
+            )
+        )
+
+    async def _path_of_file(self, caller: Caller, file_hash: str) -> CachePath | None:
+        """One of the paths that a stored file is the NAR of, which ``caller`` may read."""
+        paths = self._files.get(file_hash)
+        if paths is None:
+            async with self._database.session() as connection:
+                paths = await store.list_of_file(connection, file_hash)
+            if paths:
+                self._files.put(file_hash, paths)
+        return next((path for path in paths if caller.may_read(path)), None)
+
+    # In ---------------------------------------------------------------------------------------
+
+    def require_uploader(self, caller: Caller) -> None:
+        """Return if ``caller`` may bring anything at all.
+
+        Raises:
+            UnauthenticatedError: it came without a key or token.
+            ForbiddenError: its key is no administrator's.
+        """
+        if caller.task is not None or caller.is_admin:
+            return
+        if not caller.is_known:
+            raise UnauthenticatedError(
+                "uploads need a key",
+                hint="put an administrator's key as a password into the netrc file of Nix",
+            )
+        raise ForbiddenError("only tasks and keys with the role admin may upload")
+
+    async def put_nar(self, caller: Caller, name: str, parts: AsyncIterator[bytes]) -> None:
+        """Take in a NAR under the name that its narinfo will say.
+
+        Raises:
+            UnauthenticatedError, ForbiddenError: as ``require_uploader``.
+            InvalidError: it is damaged, is no NAR, or has another hash; nothing of it is kept.
+            UnavailableError: the object store does not answer.
+        """
+        self.require_uploader(caller)
+        match = narinfos.NAR_NAME.fullmatch(name)
+        if match is None:
+            raise InvalidError("a NAR is called <hash>.nar, .nar.zst, .nar.xz or .nar.bz2")
+        upload_hash, kind = match[1], narinfos.COMPRESSION_OF[match[2]]
+        nar = await self._receive(parts, kind, upload_hash)
+        async with self._database.session() as connection:
+            await store.insert_nar(connection, caller.name, upload_hash, kind, nar)
+
+    async def _receive(
+        self, parts: AsyncIterator[bytes], kind: str, upload_hash: str | None
+    ) -> CacheNar:
+        # By its hash where we keep it as it came: the same bytes are the same object.
+        name = upload_hash if kind == "zstd" and upload_hash else secrets.token_hex(16)
+        key = f"cache/nar/{name}.nar.zst"
+        arrived = await self._arrivals.receive(
+            parts,
+            compression_name=kind,
+            upload_hash=upload_hash,
+            store=partial(self._objects.put_stream, key),
+        )
+        return _arrived_nar(arrived, key)
+
+    async def put_narinfo(self, caller: Caller, hash_part: str, data: bytes) -> None:
+        """Make a path of a NAR that ``caller`` brought before; the same again changes nothing.
+
+        Raises:
+            UnauthenticatedError, ForbiddenError: as ``require_uploader``; or the path is none that
+                the caller may bring; or its task is over.
+            InvalidError: it contradicts itself or the NAR, or refers to what is not there.
+            ConflictError: another content stands under this path.
+        """
+        self.require_uploader(caller)
+        try:
+            await self._put_narinfo(caller, hash_part, data)
+        except (ForbiddenError, InvalidError, ConflictError, UnauthenticatedError) as error:
+            _log.warning(
+                "cache.upload_refused", caller=caller.name, path=hash_part, reason=error.message
+            )
+            raise
+
+    async def _put_narinfo(self, caller: Caller, hash_part: str, data: bytes) -> None:
+        info = narinfos.parse(data, store_dir=self.store_dir)
+        if info.hash_part != hash_part:
+            raise InvalidError("StorePath is not what the address says")
+        nar = await self._brought(caller, info)
+        _require_same(info, nar)
+        nar = await self._require_content_address(info, nar)
+        signed = narinfos.fingerprint(
+            info.store_path, info.nar_hash, info.nar_size_bytes, info.references
+        )
+        info = replace(info, signatures=self._trusted.good(info.signatures, signed))
+        await self._register(
+            info, nar, uploaded_by=caller.name, allow=partial(_allow, caller, info)
+        )
+
+    async def _brought(self, caller: Caller, info: Narinfo) -> CacheNar:
+        """The NAR that a narinfo means: the caller's own upload, or one that it may read."""
+        match = narinfos.NAR_NAME.fullmatch(info.url.removeprefix("nar/"))
+        assert match is not None
+        async with self._database.session() as connection:
+            nar = await store.fetch_nar(connection, caller.name, match[1], info.compression)
+        if nar is None and match[2] == "zst":
+            path = await self._path_of_file(caller, match[1])
+            nar = _nar_of(path) if path is not None else None
+        if nar is None:
+            raise InvalidError("URL names a NAR that was not uploaded before")
+        return nar
+
+    async def _require_content_address(self, info: Narinfo, nar: CacheNar) -> CacheNar:
+        """Return if a path that claims to be named after its content is; others need no look."""
+        if info.content_address is None:
+            return nar
+        address = content_addresses.parse(info.content_address)
+        name = info.store_path.rsplit("/", 1)[-1][33:]
+        path = content_addresses.path_of(address, name, info.references, store_dir=self.store_dir)
+        if path != info.store_path:
+            raise InvalidError("CA is not what StorePath was made from")
+        if await self._digest(address, nar) != address.digest:
+            raise InvalidError("CA is not the hash of the content")
+        return nar
+
+    async def _digest(self, address: content_addresses.ContentAddress, nar: CacheNar) -> bytes:
+        if address.algorithm == "sha256" and address.of_nar:
+            return hashes.parse(nar.nar_hash)[1]
+        if address.algorithm == "sha256" and nar.flat_hash is not None:
+            return hashes.parse(nar.flat_hash)[1]
+        # Seldom: old fixed-output hashes. The NAR is read once more.
+        read = _digest_of_nar if address.of_nar else _digest_of_file
+        return await self._arrivals.read(
+            self._objects.stream(nar.object_key),
+            partial(read, algorithm=address.algorithm, size_max=nar.nar_size_bytes),
+        )
+
+    async def _register(
+        self,
+        info: Narinfo,
+        nar: CacheNar,
+        *,
+        uploaded_by: str,
+        allow: Callable[[Connection], Awaitable[Allowed]],
+    ) -> None:
+        async def change(connection: Connection) -> None:
+            allowed = await allow(connection)
+            await self._require_references(connection, info)
+            is_new = await store.insert_path(
+                connection,
+                hash_part=info.hash_part,
+                store_path=info.store_path,
+                nar=nar,
+                references=info.references,
+                deriver=allowed.deriver or info.deriver,
+                content_address=info.content_address,
+                signatures=info.signatures,
+                uploaded_by=uploaded_by,
+            )
+            if not is_new:
+                there = await store.fetch_registered(connection, info.hash_part)
+                if there != (info.store_path, info.nar_hash, info.references):
+                    raise ConflictError("the cache has another content under this path")
+            if allowed.projects:
+                await store.link_projects(connection, info.hash_part, allowed.projects)
+
+        await self._database.run(change)
+        self._paths.forget(info.hash_part)
+        self._files.forget(nar.file_hash)
+
+    async def _require_references(self, connection: Connection, info: Narinfo) -> None:
+        own = info.store_path.rsplit("/", 1)[-1]
+        wanted = {name[:32]: name for name in info.references if name != own}
+        if own[:32] in wanted:
+            raise InvalidError("References name another path with its own hash")
+        if not wanted:
+            return
+        known = await store.list_known(connection, wanted)
+        missing = [
+            name for part, name in wanted.items() if known.get(part) != f"{self.store_dir}/{name}"
+        ]
+        if missing:
+            raise InvalidError(f"References name {missing[0]}, which the cache does not have")
+
+    async def add_local(
+        self,
+        info: Narinfo,
+        parts: AsyncIterator[bytes],
+        *,
+        uploaded_by: str,
+        projects: Collection[UUID],
+    ) -> None:
+        """Take in a path of this machine's own store, whose Nix says ``info`` of it.
+
+        Raises:
+            InvalidError: its content is not what Nix says, or a reference is missing.
+            ConflictError: another content stands under this path.
+            UnavailableError: the object store or the database does not answer.
+        """
+        nar = await self._receive(parts, "none", None)
+        _require_same(info, nar)
+
+        async def allow(_: Connection) -> Allowed:
+            return Allowed(projects=tuple(projects), deriver=None)
+
+        await self._register(info, nar, uploaded_by=uploaded_by, allow=allow)
+
+    async def link(self, store_paths: Collection[str], projects: Collection[UUID]) -> None:
+        """Let readers of ``projects`` read paths that are there."""
+
+        async def change(connection: Connection) -> None:
+            for path in store_paths:
+                await store.link_projects(connection, narinfos.hash_part_of(path), projects)
+
+        await self._database.run(change)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Allowed:
+    """What follows from the right to bring a path."""
+
+    projects: tuple[UUID, ...]
+    deriver: str | None
+    """Base name of the derivation where the database knows it."""
+
+
+async def _allow(caller: Caller, info: Narinfo, connection: Connection) -> Allowed:
+    """Return if ``caller`` may bring the path, which then stays so until the transaction ends.
+
+    Raises:
+        UnauthenticatedError: its task is over.
+        ForbiddenError: it may not.
+    """
+    task = caller.task
+    if task is None:
+        return Allowed(projects=(), deriver=None)
+    if not await store.hold_task(connection, task.id):
+        raise UnauthenticatedError("the task is over; its token is good for nothing")
+    projects = (task.project_id,) if task.project_id is not None else ()
+    if info.content_address is not None:
+        return Allowed(projects=projects, deriver=None)
+    if task.kind != "steps":
+        raise ForbiddenError("an evaluation may only bring what names itself by its content")
+    own = await store.fetch_own_output(connection, task.id, info.store_path)
+    if own is not None:
+        wanted = await store.list_projects_of_step(connection, own[0])
+        deriver = own[1].rsplit("/", 1)[-1]
+        return Allowed(projects=(*projects, *wanted), deriver=deriver)
+    if info.signatures:
+        return Allowed(projects=projects, deriver=None)
+    raise ForbiddenError("the path is no output of a step that this task holds")
+
+
+def _require_reader(caller: Caller) -> None:
+    if caller.reader is None:
+        raise UnauthenticatedError(
+            "this cache needs a key",
+            hint="put a key as a password into the netrc file of Nix",
+        )
+
+
+def _require_same(info: Narinfo, nar: CacheNar) -> None:
+    """A narinfo says of its NAR exactly what was found.
+
+    What it says of the compressed file is of the one that was uploaded; its hash is in its name.
+    """
+    if info.nar_hash != nar.nar_hash:
+        raise InvalidError("NarHash is not the hash of the NAR")
+    if info.nar_size_bytes != nar.nar_size_bytes:
+        raise InvalidError("NarSize is not the size of the NAR")
+    if info.file_hash is not None and info.url.startswith("nar/"):
+        named = info.url.removeprefix("nar/").partition(".")[0]
+        if info.file_hash != f"sha256:{named}":
+            raise InvalidError("FileHash is not the hash of the file")
+        is_kept = named == nar.file_hash
+        if is_kept and info.file_size_bytes not in {None, nar.file_size_bytes}:
+            raise InvalidError("FileSize is not the size of the file")
+
+
+def _digest_of_nar(source: nars.Readable, *, algorithm: str, size_max: int) -> bytes:
+    digest = hashlib.new(algorithm, usedforsecurity=False)
+    size = 0
+    while piece := source.read(_PIECE_BYTES):
+        size += len(piece)
+        if size > size_max:
+            raise InvalidError("a stored NAR is larger than it was")
+        digest.update(piece)
+    return digest.digest()
+
+
+def _digest_of_file(source: nars.Readable, *, algorithm: str, size_max: int) -> bytes:
+    digest = hashlib.new(algorithm, usedforsecurity=False)
+    facts = nars.read(source, size_max=size_max, content=digest.update)
+    if facts.flat_sha256 is None:
+        raise InvalidError("CA is of one plain file, the NAR is more")
+    return digest.digest()
+
+
+def _arrived_nar(arrived: Arrived, key: str) -> CacheNar:
+    return CacheNar(
+        nar_hash=arrived.nar_hash,
+        nar_size_bytes=arrived.nar_size_bytes,
+        flat_hash=arrived.flat_hash,
+        file_hash=arrived.file_hash,
+        file_size_bytes=arrived.file_size_bytes,
+        object_key=key,
+    )
+
+
+def _nar_of(path: CachePath) -> CacheNar:
+    return CacheNar(
+        nar_hash=path.nar_hash,
+        nar_size_bytes=path.nar_size_bytes,
+        flat_hash=None,
+        file_hash=path.file_hash,
+        file_size_bytes=path.file_size_bytes,
+        object_key=path.object_key,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    path: CachePath
+    text: bytes
+
+
+class _Remembered(Generic[T]):
+    """Answers of the last seconds, the least used of them forgotten first."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[str, tuple[float, T]] = OrderedDict()
+
+    def get(self, key: str) -> T | None:
+        found = self._kept.get(key)
+        if found is None or found[0] < time.monotonic():
+            return None
+        self._kept.move_to_end(key)
+        return found[1]
+
+    def put(self, key: str, value: T) -> None:
+        self._kept[key] = time.monotonic() + _REMEMBERED_S, value
+        self._kept.move_to_end(key)
+        while len(self._kept) > _REMEMBERED_MAX:
+            self._kept.popitem(last=False)
+
+    def forget(self, key: str) -> None:
+        self._kept.pop(key, None)
