@@ -2,7 +2,9 @@
 
 ``/live`` is for whoever restarts dead processes and asks nothing else. ``/health`` is 503 when
 something that ran is gone: the database, or a scheduler that stopped beating. ``/ready`` is 503
-also while there is no scheduler at all: nothing would be built then.
+also while there is no scheduler at all: nothing would be built then. ``/serving`` is for whoever
+leads requests to one of several servers: it asks for no scheduler, since pages and what agents
+report go on without one.
 """
 
 from __future__ import annotations
@@ -65,6 +67,11 @@ async def handle_ready(call: Call[Any, Any]) -> HTTPResponse:
     return _answer(await check(call.web, scheduler_needed=True))
 
 
+async def handle_serving(call: Call[Any, Any]) -> HTTPResponse:
+    """Requests can be served: the database answers."""
+    return _answer((await check(call.web, scheduler_needed=False))[:1])
+
+
 async def handle_version(call: Call[Any, Any]) -> HTTPResponse:
     """Name and version of this program."""
     return answers.json(call, {"name": "fc-operator", "version": version("fc-operator")})
@@ -119,6 +126,13 @@ ROUTES = (
         "/ready",
         handle_ready,
         "Requests can be served and builds will run.",
+        action=Action.PUBLIC,
+        answer=_HEALTH,
+    ),
+    get(
+        "/serving",
+        handle_serving,
+        "Requests can be served.",
         action=Action.PUBLIC,
         answer=_HEALTH,
     ),

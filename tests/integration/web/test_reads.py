@@ -225,12 +225,13 @@ async def test_health_is_truthful(web, world, database):
     await world.sql("UPDATE service_heartbeats SET seen_at = now() - interval '1 minute'")
     assert (await web.get("/ready", status=503))["checks"][1]["ok"] is False
     assert (await web.get("/health", status=503))["checks"][0]["ok"] is True
+    assert [check["name"] for check in (await web.get("/serving"))["checks"]] == ["database"]
     assert (await web.get("/live"))["status"] == "ok"
 
 
 async def test_a_lost_database_is_said_so(web, postgres, database):
     await database.close()
-    for path in ("/ready", "/health"):
+    for path in ("/ready", "/health", "/serving"):
         assert (await web.get(path, status=503))["checks"][0]["name"] == "database"
     problem = await web.get("/api/v1/projects", status=503)
     assert problem["title"] == "Service Unavailable"
