@@ -6,7 +6,7 @@ What the RBAC templates share. They take from values.yaml:
                          are watched in all namespaces; secrets and pods stay namespace by namespace
   rbac.objectNamespaces  namespaces, besides the release's own, that hold objects of our kinds and
                          the secrets that they refer to
-  rbac.podNamespaces     namespaces, besides the release's own, that targets place pods in
+  rbac.podNamespaces     namespaces, besides the release's own and those of targets, that pods may be in
   rbac.secretNames       the only secrets that may be read there; empty: all of these namespaces
   rbac.aggregate         whether the cluster's roles view, edit and admin learn our kinds
 
@@ -25,7 +25,11 @@ and from _helpers.tpl: fc-operator.fullname and fc-operator.labels.
 
 {{/* All namespaces with pods, as JSON. */}}
 {{- define "fc-operator.rbac.podNamespaces" -}}
-{{- prepend (.Values.rbac.podNamespaces | default list) .Release.Namespace | uniq | toJson -}}
+{{- $names := prepend (.Values.rbac.podNamespaces | default list) .Release.Namespace -}}
+{{- range (include "fc-operator.targets" . | fromJson).targets -}}
+{{- $names = append $names .namespace -}}
+{{- end -}}
+{{- $names | uniq | toJson -}}
 {{- end -}}
 
 {{/* What the operator does with our kinds: reads them, and writes its finalizer and their status. */}}
