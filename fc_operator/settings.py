@@ -319,6 +319,24 @@ class LogSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AgentSettings:
+    """What `fc agent` is told by its pod's definition; all else comes with its task."""
+
+    server: str = ""
+    """Root of the server whose task it is."""
+    task: str = ""
+    """The task's id."""
+    token: str = field(default="", repr=False)
+    """Opens each phase of the task once; later requests carry a token that the agent makes."""
+    phase: str = "work"
+    """``fetch`` (the checkout of an evaluation) or ``work`` (to evaluate it, or to build steps)."""
+    folder: Path = Path("/work")
+    """What both containers of an evaluation's pod see: the checkout passes through it."""
+    open_timeout_s: int = 300
+    """Longest wait for the server's first answer; then the pod ends with an error."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """All groups."""
 
@@ -335,6 +353,7 @@ class Settings:
     operator: OperatorSettings = field(default_factory=OperatorSettings)
     web: WebSettings = field(default_factory=WebSettings)
     cache: CacheSettings = field(default_factory=CacheSettings)
+    agent: AgentSettings = field(default_factory=AgentSettings)
     log: LogSettings = field(default_factory=LogSettings)
 
 
@@ -349,6 +368,7 @@ _ALIASES: Final = {"FC_ENCRYPTION_KEY": "secrets.encryption_key"}
 _SERVICE_LINK: Final = re.compile(r"FC_\w*(_SERVICE_(HOST|PORT)(_\w+)?|_PORT(_\d+_(TCP|UDP)\w*)?)")
 """What Kubernetes puts into a pod for a Service whose name begins with ``fc-``."""
 _CHOICES: Final[Mapping[str, tuple[str, ...]]] = {
+    "agent.phase": ("fetch", "work"),
     "config.force_push": ("Hold", "Follow"),
     "nix.sandbox": ("Nix", "None", "Auto"),
     "kubernetes.image_pull_policy": ("Always", "IfNotPresent", "Never"),
