@@ -1,0 +1,162 @@
+"""The duty of an evaluation pod's second container: evaluate the checkout, and tell its jobs.
+
+A batch is told only when the cache has all of its .drv closures and sources: from then on its steps
+may be claimed, by pods that have nothing but the cache.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+
+from fc_operator.agent import facts
+from fc_operator.agent.fetch import cancelled, interrupted, report_of
+from fc_operator.agent.handover import Handover
+from fc_operator.clients.nix import Nix
+from fc_operator.clients.nix_copies import Copies
+from fc_operator.clients.task_protocol import TaskClient
+from fc_operator.errors import (
+    EvaluationError,
+    ForbiddenError,
+    LimitReachedError,
+    ProtocolError,
+    UnavailableError,
+)
+from fc_operator.evaluator import endings
+from fc_operator.evaluator.protocol import EvaluationBatch, Evaluator
+from fc_operator.kit import logs
+from fc_operator.model.evaluations import EvaluationEnd
+from fc_operator.model.ids import DrvPath, StepId
+from fc_operator.model.jobs import Derivation, JobError, JobRow
+from fc_operator.model.statuses import EvaluationStatus
+from fc_operator.model.work import EvaluationReport, HeartbeatAnswer, bodies, row_to_json
+
+_log = logs.get_logger()
+
+
+class EvaluateDuty:
+    """See ``session.Duty``."""
+
+    def __init__(
+        self,
+        client: TaskClient,
+        handover: Handover,
+        *,
+        evaluator: Evaluator,
+        copies: Copies,
+        nix: Nix,
+    ) -> None:
+        self._client = client
+        self._handover = handover
+        self._evaluator = evaluator
+        self._copies = copies
+        self._nix = nix
+        self._seq = 0
+        self._known: dict[DrvPath, Derivation] = {}
+        """What is to be built and was read; shared by batches, since jobs need the same."""
+        self._doing: asyncio.Task[EvaluationEnd] | None = None
+        self._leaving: EvaluationReport | None = None
+
+    def running(self) -> Sequence[tuple[StepId, int]]:
+        """See ``Duty.running``."""
+        return ()
+
+    async def obey(self, answer: HeartbeatAnswer) -> None:
+        """See ``Duty.obey``."""
+        if answer.cancel_task and self._doing is not None:
+            self._leaving = cancelled(answer.reason)
+            self._doing.cancel()
+
+    async def stop(self) -> None:
+        """See ``Duty.stop``."""
+        self._leaving = self._leaving or interrupted()
+        if self._doing is not None:
+            self._doing.cancel()
+
+    async def run(self) -> None:
+        """See ``Duty.run``."""
+        began_s = time.monotonic()
+        self._doing = asyncio.create_task(self._evaluate(), name="agent-evaluation")
+        try:
+            await asyncio.wait({self._doing})
+            if self._doing.cancelled():
+                if self._leaving is not None:
+                    await self._client.end(self._leaving)
+                return
+            end = self._doing.result()
+        finally:
+            self._doing.cancel()
+            await asyncio.gather(self._doing, return_exceptions=True)
+            self._copies.close()
+        versions = await self._evaluator.versions()
+        evaluation_ms = round((time.monotonic() - began_s) * 1000)
+        _log.info(
+            "agent.evaluation_ended",
+            status=end.status.value,
+            reason=end.reason,
+            error=end.message[:500],
+            reports=self._seq,
+            evaluation_ms=evaluation_ms,
+        )
+        await self._client.end(
+            report_of(
+                end,
+                checkout_ms=self._handover.checkout_ms,
+                evaluation_ms=evaluation_ms,
+                evaluator=versions.evaluator,
+                evaluator_version=versions.version,
+            )
+        )
+
+    async def _evaluate(self) -> EvaluationEnd:
+        try:
+            await self._copies.prepare()
+        except UnavailableError as error:
+            return _not_uploaded(error)
+        try:
+            batches = self._evaluator.evaluate(self._handover.request)
+            async with aclosing(self._known_to_all(batches)) as told:
+                async for rows, errors in told:
+                    await self._tell(rows, errors)
+        except (EvaluationError, LimitReachedError) as error:
+            return endings.of_evaluator(error)
+        except ForbiddenError as error:
+            return _not_uploaded(error)
+        except UnavailableError as error:
+            return endings.of_evaluator(error)
+        return EvaluationEnd(status=EvaluationStatus.COMPLETED)
+
+    async def _known_to_all(
+        self, batches: AsyncGenerator[EvaluationBatch, None]
+    ) -> AsyncGenerator[tuple[Sequence[JobRow], Sequence[JobError]], None]:
+        """Batches whose derivations the cache has, with what is known of them."""
+        async with aclosing(batches):
+            async for batch in batches:
+                rows: Sequence[JobRow] = batch.rows
+                if rows:
+                    drvs = list(dict.fromkeys(row.drv_path for row in rows))
+                    await self._copies.upload_derivations(drvs)
+                    rows = await self._with_facts(rows, drvs)
+                yield rows, batch.errors
+
+    async def _with_facts(self, rows: Sequence[JobRow], drvs: Sequence[DrvPath]) -> list[JobRow]:
+        missing = await self._copies.missing(drvs)
+        wanted = {*drvs, *missing.will_build} - self._known.keys()
+        found = await self._nix.derivations(wanted)
+        self._known |= {drv: found[drv] for drv in missing.will_build if drv in found}
+        return facts.with_facts(rows, missing, self._known | found)
+
+    async def _tell(self, rows: Sequence[JobRow], errors: Sequence[JobError]) -> None:
+        items: list[JobRow | JobError] = [*rows, *errors]
+        for body in bodies(map(row_to_json, items)):
+            wanted = await self._client.rows(self._seq, body)
+            self._seq += 1
+            if wanted < self._seq:
+                raise ProtocolError(f"the server has lost what it was told from {wanted} on")
+
+
+def _not_uploaded(error: UnavailableError | ForbiddenError) -> EvaluationEnd:
+    message = f"the derivations could not be uploaded: {error}"
+    return endings.failed("internal", "UploadFailed", message[:4000])
