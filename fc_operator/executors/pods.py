@@ -223,7 +223,8 @@ def _with_project(spec: Mapping[str, Any], template: Mapping[str, Any]) -> dict[
         found["nodeSelector"] = {**chosen, **found.get("nodeSelector", {})}
     if more := template.get("tolerations"):
         there = list(found.get("tolerations", ()))
-        found["tolerations"] = there + [each for each in more if each not in there]
+        borne = [_toleration(each) for each in more]
+        found["tolerations"] = there + [each for each in borne if each not in there]
     if wanted := template.get("runtimeClassName"):
         found.setdefault("runtimeClassName", wanted)
     if resources := template.get("resources"):
@@ -235,18 +236,28 @@ def _with_project(spec: Mapping[str, Any], template: Mapping[str, Any]) -> dict[
                     else each
                     for each in found[part]
                 ]
-    sizes = {each["name"]: each for each in template.get("volumes", ())}
+    sizes = template.get("volumes") or {}
     found["volumes"] = [_sized(volume, sizes) for volume in found.get("volumes", ())]
     return found
 
 
-def _sized(volume: Mapping[str, Any], sizes: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def _toleration(taint: Mapping[str, str]) -> dict[str, str]:
+    """A taint of a project's template, as pods bear it; what it leaves open matches all."""
+    value = taint.get("value")
+    found = {"key": taint["key"], "operator": "Equal" if value else "Exists"}
+    if value:
+        found["value"] = value
+    if effect := taint.get("effect"):
+        found["effect"] = effect
+    return found
+
+
+def _sized(volume: Mapping[str, Any], sizes: Mapping[str, str]) -> dict[str, Any]:
     """An empty folder with the size that the project wants; other volumes are the target's."""
     wanted = sizes.get(volume["name"])
     if wanted is None or "emptyDir" not in volume:
         return dict(volume)
-    said = {key: wanted[key] for key in ("sizeLimit", "medium") if wanted.get(key)}
-    return {**volume, "emptyDir": {**volume["emptyDir"], **said}}
+    return {**volume, "emptyDir": {**volume["emptyDir"], "sizeLimit": wanted}}
 
 
 def _ours_again(

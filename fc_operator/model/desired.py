@@ -84,6 +84,36 @@ class InputSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PodsSpec:
+    """Where the pods of a project run, and what it asks for them."""
+
+    target: str | None = None
+    """One of the administrator's; None is its default."""
+    unreviewed_target: str | None = None
+    """For code that nobody reviewed; None is the same one."""
+    template: dict[str, Any] = field(default_factory=dict)
+    """As the manifest has it: nodeSelector, tolerations, resources, runtimeClassName, volumes."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """As the row keeps it: only what is said."""
+        said = {
+            "target": self.target,
+            "unreviewedTarget": self.unreviewed_target,
+            "template": self.template,
+        }
+        return {key: value for key, value in said.items() if value}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> PodsSpec:
+        """Reads what :meth:`as_dict` wrote, or the manifest's own words."""
+        return cls(
+            target=data.get("target"),
+            unreviewed_target=data.get("unreviewedTarget"),
+            template=data.get("template") or {},
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DesiredProject:
     """A row of ``projects`` and of the tables that hang on it."""
 
@@ -100,6 +130,7 @@ class DesiredProject:
     notifications: tuple[NotificationSpec, ...] = ()
     channels: tuple[ChannelSpec, ...] = ()
     members: tuple[MemberSpec, ...] = ()
+    pods: PodsSpec = PodsSpec()
     deletion_policy: str = "retain"
     """retain or delete."""
     suspended: bool = False

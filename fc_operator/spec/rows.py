@@ -96,6 +96,7 @@ def _project(name: str, spec: dict[str, Any]) -> nouns.DesiredProject:
             nouns.MemberSpec(user=each["user"], role=word(each["role"]))
             for each in spec.get("members", ())
         ),
+        pods=nouns.PodsSpec.from_dict(spec.get("pods") or {}),
         deletion_policy=word(spec["deletionPolicy"]),
         suspended=spec["suspend"],
     )

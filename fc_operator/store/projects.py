@@ -13,6 +13,7 @@ from fc_operator.model.desired import (
     DesiredProject,
     MemberSpec,
     NotificationSpec,
+    PodsSpec,
     SecretRef,
 )
 from fc_operator.model.ids import ProjectId, new_uuid
@@ -60,6 +61,7 @@ async def list_recorded(connection: Connection, names: Collection[str]) -> list[
                 owner=row["owner"],
                 visibility=row["visibility"],
                 credentials_secret=row["credentials_secret"],
+                pods=PodsSpec.from_dict(row["pods"]),
                 deletion_policy=row["deletion_policy"],
                 suspended=row["suspended"],
                 webhooks=webhooks.get(row["id"], ()),
@@ -94,6 +96,7 @@ async def upsert(
             "visibility": each.visibility,
             "namespace": namespaces[each.name],
             "credentials_secret": each.credentials_secret,
+            "pods": each.pods.as_dict(),
             "deletion_policy": each.deletion_policy,
             "suspended": each.suspended,
         }

@@ -150,7 +150,7 @@ def test_a_project_asks_for_more_but_never_leaves_its_targets_nodes():
             "spec": {
                 "nodeSelector": {"pool": "untrusted"},
                 "runtimeClassName": "gvisor",
-                "tolerations": [{"key": "untrusted"}],
+                "tolerations": [{"key": "untrusted", "operator": "Exists"}],
                 "containers": [{"name": "agent", "resources": {"limits": {"cpu": "1"}}}],
                 "volumes": [{"name": "tmp", "ephemeral": {}}],
             }
@@ -159,24 +159,27 @@ def test_a_project_asks_for_more_but_never_leaves_its_targets_nodes():
     template = {
         "nodeSelector": {"pool": "trusted", "disk": "ssd"},
         "runtimeClassName": "runc",
-        "tolerations": [{"key": "untrusted"}, {"key": "spot"}],
-        "resources": {"limits": {"cpu": "4"}, "requests": {"memory": "1Gi"}},
-        "volumes": [
-            {"name": "nix", "sizeLimit": "20Gi", "medium": "Memory"},
-            {"name": "tmp", "sizeLimit": "1Gi"},
+        "tolerations": [
+            {"key": "untrusted", "value": "", "effect": ""},
+            {"key": "spot", "value": "yes", "effect": "NoSchedule"},
         ],
+        "resources": {"limits": {"cpu": "4"}, "requests": {"memory": "1Gi"}},
+        "volumes": {"nix": "20Gi", "tmp": "1Gi"},
     }
     pod = define(target, template=template)
     spec = pod["spec"]
     assert spec["nodeSelector"] == {"pool": "untrusted", "disk": "ssd"}
     assert spec["runtimeClassName"] == "gvisor"
-    assert spec["tolerations"] == [{"key": "untrusted"}, {"key": "spot"}]
+    assert spec["tolerations"] == [
+        {"key": "untrusted", "operator": "Exists"},
+        {"key": "spot", "operator": "Equal", "value": "yes", "effect": "NoSchedule"},
+    ]
     assert containers(pod)["agent"]["resources"] == {
         "limits": {"cpu": "4"},
         "requests": {"memory": "1Gi"},
     }
     volumes = {each["name"]: each for each in spec["volumes"]}
-    assert volumes["nix"]["emptyDir"] == {"sizeLimit": "20Gi", "medium": "Memory"}
+    assert volumes["nix"]["emptyDir"] == {"sizeLimit": "20Gi"}
     assert volumes["tmp"] == {"name": "tmp", "ephemeral": {}}, "the target's own volume stays"
 
 

@@ -19,6 +19,7 @@ KINDS = nouns.KINDS
 _STRUCTURAL = {
     "type", "description", "properties", "items", "required", "default", "enum", "pattern", "format",
     "minimum", "maximum", "minLength", "maxLength", "minItems", "maxItems",
+    "additionalProperties", "maxProperties",
     "x-kubernetes-list-type", "x-kubernetes-list-map-keys", "x-kubernetes-validations",
 }  # fmt: skip
 """The keywords that we use; every other is either forbidden in a structural schema or not needed."""
@@ -111,7 +112,9 @@ def test_short_names_differ():
 def test_columns_and_selectable_fields_point_at_fields_that_exist(kind):
     known = dict(nodes(schemas.schema_of(kind)))
     for column in version(kind)["additionalPrinterColumns"]:
-        path = re.sub(r"\[\?\(@\.type==\"[A-Z][a-z]+\"\)\]", "[]", column["jsonPath"]).removeprefix(".")
+        path = re.sub(r"\[\?\(@\.type==\"[A-Z][a-z]+\"\)\]", "[]", column["jsonPath"]).removeprefix(
+            "."
+        )
         if path.startswith("metadata."):
             continue
         assert path in known, column
@@ -185,6 +188,7 @@ def test_the_schemas_are_structural():
         assert node["type"] in {"object", "array", "string", "integer", "boolean"}, where
         assert ("properties" in node) <= (node["type"] == "object"), where
         assert ("items" in node) == (node["type"] == "array"), where
+        assert ("additionalProperties" in node) <= ("properties" not in node), where
         assert set(node.get("required", ())) <= set(node.get("properties", ())), where
     for kind in KINDS:
         root = schemas.schema_of(kind)
@@ -226,6 +230,9 @@ def test_everything_that_a_person_writes_is_bounded():
             assert node["maxLength"] <= 8192, where
         if node["type"] == "array":
             assert node["maxItems"] <= 256, where
+        if "additionalProperties" in node:
+            assert node["maxProperties"] <= 256, where
+            assert node["additionalProperties"]["maxLength"] <= 8192, where
         if node["type"] == "integer":
             assert {"minimum", "maximum", "format"} <= set(node), where
             assert node["minimum"] <= node["maximum"] < 2**31, where
