@@ -6,12 +6,13 @@ from fc_operator.app import wiring
 from fc_operator.app.state import StateDirectory
 from fc_operator.app.wiring import Parts
 from fc_operator.kit.services import Service, Supervisor
+from fc_operator.operations.cache import BinaryCache
 from fc_operator.settings import Settings
 from fc_operator.web.server import WebService
 
 
-def web_service(parts: Parts) -> WebService:
-    """The HTTP service, from its parts."""
+def web_service(parts: Parts, cache: BinaryCache | None = None) -> WebService:
+    """The HTTP service, from its parts; with the binary cache where one is given."""
     return WebService(
         database=parts.database,
         listener=parts.listener,
@@ -19,6 +20,7 @@ def web_service(parts: Parts) -> WebService:
         secrets=parts.secrets,
         cipher=parts.cipher,
         settings=parts.settings,
+        cache=cache,
     )
 
 
@@ -42,7 +44,8 @@ class Server:
         url = wiring.database_url(self._settings)
         state = StateDirectory(self._settings.state.dir)
         self._parts = await wiring.open_parts(self._settings, state, url, "fc server")
-        web = web_service(self._parts)
+        serves_cache = self._settings.cache.enabled != "Never"
+        web = web_service(self._parts, wiring.binary_cache(self._parts) if serves_cache else None)
         services: list[Service] = [self._parts.listener, web]
         self._supervisor = Supervisor(services)
         await self._supervisor.start()

@@ -8,12 +8,14 @@ import os
 from dataclasses import dataclass
 
 from fc_operator.app.state import StateDirectory
+from fc_operator.cache import signing
 from fc_operator.clients.git import Git
 from fc_operator.clients.objects import ObjectStore
 from fc_operator.clients.secrets import DirectorySecrets, Secrets
 from fc_operator.errors import SettingsError
 from fc_operator.kit import ciphers
 from fc_operator.kit.ciphers import Cipher
+from fc_operator.operations.cache import BinaryCache
 from fc_operator.settings import Settings
 from fc_operator.store import migrations
 from fc_operator.store.database import Database
@@ -53,6 +55,27 @@ def installation_cipher(settings: Settings, state: StateDirectory) -> Cipher:
             hint="make one with: head -c 32 /dev/urandom | base64",
         )
     return Cipher(key)
+
+
+def binary_cache(parts: Parts) -> BinaryCache:
+    """The binary cache of this installation, signed with the keys of the settings.
+
+    Raises:
+        SettingsError: a signing key or a trusted key is malformed.
+    """
+    cache, nix = parts.settings.cache, parts.settings.nix
+    return BinaryCache(
+        database=parts.database,
+        objects=parts.objects,
+        settings=cache,
+        store_dir=nix.store_dir,
+        keys=signing.load(
+            cache.signing_keys,
+            cache.signing_key_files,
+            seed=parts.cipher.derive("cache/signing/1"),
+        ),
+        trusted=signing.TrustedKeys(nix.trusted_public_keys),
+    )
 
 
 def database_url(settings: Settings) -> str:

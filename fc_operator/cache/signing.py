@@ -10,8 +10,9 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from fc_operator.errors import SettingsError
 from fc_operator.kit.ciphers import Ed25519Key, verify_ed25519
@@ -67,6 +68,24 @@ def parse_secret_key(text: str) -> SigningKey:
     return SigningKey(name, key)
 
 
+def load(texts: Iterable[str], files: Iterable[str], *, seed: bytes) -> tuple[SigningKey, ...]:
+    """The keys of the settings, or, without any, the one that ``seed`` makes.
+
+    Raises:
+        SettingsError: one is not in Nix's format, can't be read, or has the name of another.
+    """
+    written = [*texts]
+    for file in files:
+        try:
+            written.append(Path(file).read_text())
+        except (OSError, UnicodeDecodeError) as error:
+            raise SettingsError(f"the signing key file {file} can't be read: {error}") from error
+    keys = tuple(map(parse_secret_key, written)) or (from_seed(seed),)
+    if len({key.name for key in keys}) != len(keys):
+        raise SettingsError("two signing keys of the binary cache have the same name")
+    return keys
+
+
 def from_seed(seed: bytes, *, prefix: str = "fc") -> SigningKey:
     """A key whose name tells keys of one installation from those of others."""
     key = Ed25519Key(seed)
@@ -108,8 +127,3 @@ class TrustedKeys:
             if verify_ed25519(public, data, fingerprint):
                 found.append(signature)
         return tuple(dict.fromkeys(found))
-
-
-def public_keys(keys: Sequence[SigningKey]) -> tuple[str, ...]:
-    """What clients put into ``trusted-public-keys``."""
-    return tuple(key.public for key in keys)

@@ -52,6 +52,15 @@ class CacheNar:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Registered:
+    """Where the NAR of a path is."""
+
+    nar_hash: str
+    nar_size_bytes: int
+    object_key: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CacheTask:
     """A task that lives, as the cache has to know it."""
 
@@ -86,11 +95,13 @@ async def list_of_file(connection: Connection, file_hash: str) -> list[CachePath
 
 async def list_by_path(
     connection: Connection, store_paths: Collection[str]
-) -> dict[str, tuple[str, int, str]]:
-    """(NAR hash, NAR size, object key) of those of ``store_paths`` that the cache has."""
+) -> dict[str, Registered]:
+    """Those of ``store_paths`` that the cache has."""
     rows = _queries.list_by_path(connection, store_paths=list(store_paths))
     return {
-        row["store_path"]: (row["nar_hash"], row["nar_size"], row["object_key"])
+        row["store_path"]: Registered(
+            nar_hash=row["nar_hash"], nar_size_bytes=row["nar_size"], object_key=row["object_key"]
+        )
         async for row in rows
     }
 
