@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 
 from fc_operator.model.ids import ClassId, JobsetId, Owner, TaskId, new_uuid
 from fc_operator.queue import shares
@@ -41,6 +42,76 @@ async def claim(
             executor=executor,
             lease_s=settings.lease_s,
         )
+        if evaluations:
+            ids = ",".join(sorted(map(str, evaluations)))
+            await notify(connection, listener.BUILDS, ids)
+        return steps
+
+    return await database.run(change)
+
+
+Fitting = Callable[[Connection, list[Waiting]], Awaitable[list[Waiting]]]
+"""Which of the waiting (class, jobset) pairs may be claimed now."""
+Intent = Callable[[Connection, Sequence[ClaimedStep]], Awaitable[None]]
+"""What is written together with a claim."""
+
+
+async def turns(
+    database: Database, fitting: Fitting, batches: int, settings: QueueSettings
+) -> list[tuple[ClassId, JobsetId]]:
+    """Whose batches go next, at most ``batches``; a pair stands there once per batch.
+
+    How many steps wait is not known, so a batch may turn out to be small or empty.
+    """
+    async with database.session() as connection:
+        heads = await store.list_waiting(connection)
+        if heads:
+            heads = await fitting(connection, heads)
+        if not heads:
+            return []
+        jobsets = {head.jobset_id for head in heads}
+        usage = await store.list_usage(connection, jobsets, settings.usage_window_s)
+    # What runs now will cost something yet; else whoever has begun nothing would take all.
+    soon = [
+        replace(_share(row), used_s=row.used_s + row.running * shares.EXPECTED_S) for row in usage
+    ]
+    allotted = shares.allot(_heads(heads), soon, batches)
+    return [(class_id, jobset_id) for class_id, jobset_id, n in allotted for _ in range(n)]
+
+
+async def claim_batch(
+    database: Database,
+    turn: tuple[ClassId, JobsetId],
+    most: int,
+    *,
+    task_id: TaskId,
+    owner: Owner,
+    executor: str,
+    builder: str,
+    settings: QueueSettings,
+    intent: Intent,
+) -> list[ClaimedStep]:
+    """Take up to ``most`` ready steps of one class and jobset as one task under a lease.
+
+    ``intent`` writes in the same transaction what shall be done with them; it may run twice.
+
+    Raises:
+        UnavailableError: what was claimed, if anything, is lost with its lease and comes back.
+    """
+    class_id, jobset_id = turn
+
+    async def change(connection: Connection) -> list[ClaimedStep]:
+        steps, evaluations = await store.claim(
+            connection,
+            [(class_id, jobset_id, most)],
+            task_id=task_id,
+            owner=owner,
+            executor=executor,
+            builder=builder,
+            lease_s=settings.lease_s,
+        )
+        if steps:
+            await intent(connection, steps)
         if evaluations:
             ids = ",".join(sorted(map(str, evaluations)))
             await notify(connection, listener.BUILDS, ids)

@@ -117,8 +117,12 @@ async def claim(
     owner: Owner,
     executor: str,
     lease_s: float,
+    builder: str | None = None,
 ) -> tuple[list[ClaimedStep], set[EvaluationId]]:
-    """Claim up to the quotas; the steps, and the evaluations whose builds run now."""
+    """Claim up to the quotas; the steps, and the evaluations whose builds run now.
+
+    ``builder`` is how people know where they run, by default the executor.
+    """
     steps: list[ClaimedStep] = []
     evaluations: set[EvaluationId] = set()
     async for row in _sql.claim(
@@ -126,6 +130,7 @@ async def claim(
         task_id=task_id,
         owner=owner,
         executor=executor,
+        builder=executor if builder is None else builder,
         lease_s=lease_s,
         class_ids=[class_id for class_id, _, _ in quotas],
         jobset_ids=[jobset_id for _, jobset_id, _ in quotas],

@@ -93,7 +93,7 @@ async def set_intent(
     definition: Mapping[str, Any],
     work: Mapping[str, Any] | None,
 ) -> bool:
-    """Write which pod a task shall have (and its work, if given); False when it is over or has one."""
+    """Write which pod a task shall have, and its work, if given; False when it is over or has one."""
     row = await _sql.set_intent(
         connection,
         task_id=task_id,
@@ -175,7 +175,7 @@ def _waiting(row: Any) -> WaitingLease:
 async def renew_waiting(
     connection: Connection, task_ids: Collection[TaskId], lease_s: float
 ) -> list[WaitingLease]:
-    """Renew what tasks hold whose agents have not spoken yet; the attempts of all of ``task_ids``."""
+    """Renew what tasks hold whose agents have not spoken yet; the attempts of all the tasks."""
     rows = _sql.renew_waiting(connection, task_ids=list(task_ids), lease_s=lease_s)
     return [_waiting(row) async for row in rows]
 

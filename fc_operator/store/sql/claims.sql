@@ -39,7 +39,7 @@ LEFT JOIN (
 WHERE j.id = ANY (:jobset_ids::uuid[]) AND NOT j.suspended AND NOT p.suspended
     AND j.deleting_at IS NULL AND p.deleting_at IS NULL;
 
--- name: claim(task_id, owner, executor, lease_s, class_ids, jobset_ids, counts)
+-- name: claim(task_id, owner, executor, builder, lease_s, class_ids, jobset_ids, counts)
 -- Take the first ready steps of some classes and jobsets: queue row out; lease, attempt, task in.
 WITH quota AS (
     SELECT * FROM unnest(:class_ids::int[], :jobset_ids::uuid[], :counts::int[])
@@ -76,7 +76,7 @@ WITH quota AS (
     FROM claimed
 ), tried AS (
     INSERT INTO attempts (step_id, attempt, task_id, executor, builder_name, owner, build_id)
-    SELECT c.id, c.attempt, :task_id::uuid, :executor, :executor, :owner, coalesce(
+    SELECT c.id, c.attempt, :task_id::uuid, :executor, :builder, :owner, coalesce(
         (SELECT b.id FROM builds b WHERE b.step_id = c.id AND b.status IN ('pending', 'running')
          ORDER BY b.number LIMIT 1),
         (SELECT b.id FROM builds b WHERE b.id = c.build_id))
