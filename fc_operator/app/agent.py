@@ -82,8 +82,6 @@ class Agent:
         settings = self._settings
         task_id = _task_id(settings.task)
         token = tasks.make(task_id)
-        # Builds of the pod run as the same user as we: without this they could read our memory.
-        processes.hide_memory()
         self._own = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="fc-agent-"))
         try:
             async with TaskClient(settings.server, task_id, token.text) as client:
@@ -260,6 +258,8 @@ async def run(settings: AgentSettings, env: Mapping[str, str]) -> Ending:
     Raises:
         FcError: see ``Agent.run``; its words stand in the pod's status too.
     """
+    # Builds of the pod run as the same user as we: without this they could read our memory.
+    processes.hide_memory()
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):

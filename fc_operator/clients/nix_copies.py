@@ -229,5 +229,5 @@ def _portions(paths: Collection[str]) -> Iterable[list[str]]:
 
 def _last_words(text: str) -> str:
     lines = [line for line in text.splitlines() if line.strip()]
-    errors = [line for line in lines if "error" in line]
-    return "\n".join(errors or lines)[-_WORDS_MAX:].strip()
+    told = [line for line in lines if "error" in line or "warning" in line or "signature" in line]
+    return "\n".join(told or lines)[-_WORDS_MAX:].strip()
