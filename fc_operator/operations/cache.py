@@ -463,7 +463,9 @@ async def _allow(caller: Caller, info: Narinfo, connection: Connection) -> Allow
         return Allowed(projects=(), deriver=None)
     if not await store.hold_task(connection, task.id):
         raise UnauthenticatedError("the task is over; its token is good for nothing")
-    projects = (task.project_id,) if task.project_id is not None else ()
+    if task.project_id is None:
+        raise ForbiddenError("the task holds no step any more")
+    projects = (task.project_id,)
     if info.content_address is not None:
         return Allowed(projects=projects, deriver=None)
     if task.kind != "steps":

@@ -88,9 +88,10 @@ class Reader(NixHome):
 class Served:
     """The cache and ways to talk to it."""
 
-    def __init__(self, service, session, database, cache, objects, folder, nix):
-        self.service, self.session, self.database = service, session, database
-        self.cache, self.objects, self.folder, self.nix = cache, objects, folder, nix
+    def __init__(self, service, session, cache, folder, nix):
+        self.service, self.session, self.database = service, session, service.context.database
+        self.objects = service.context.objects
+        self.cache, self.folder, self.nix = cache, folder, nix
         self.url = service.url
         self.cache_url = f"{service.url}/cache"
 
@@ -164,7 +165,7 @@ class Served:
 
     async def task(self, project_id, kind="steps", drvs=()):
         """A live task and its token; of kind steps it holds the given derivations."""
-        jobset = await self.jobset(project_id, uuid4().hex)
+        jobset = await self.jobset(project_id, f"j{uuid4().hex}")
         evaluation = None
         if kind == "evaluation":
             evaluation = await self.one(
@@ -248,7 +249,7 @@ async def serve(database, tmp_path, nix):
         await service.start()
         try:
             async with aiohttp.ClientSession() as session:
-                yield Served(service, session, database, cache, objects, tmp_path, nix)
+                yield Served(service, session, cache, tmp_path, nix)
         finally:
             await service.stop()
             await listener.stop()
