@@ -78,7 +78,7 @@ http://{{ include "fc-operator.fullname" . }}-server.{{ .Release.Namespace }}.sv
 {{- $web := dict "host" "0.0.0.0" "port" 8080 "public_url" .Values.publicUrl -}}
 {{- $settings := dict
   "kubernetes" $kubernetes
-  "operator" (dict "namespaces" (ternary list (include "fc-operator.rbac.objectNamespaces" . | fromJsonArray) (eq .Values.rbac.scope "Cluster")))
+  "operator" (dict "health_port" 8081 "namespaces" (ternary list (include "fc-operator.rbac.objectNamespaces" . | fromJsonArray) (eq .Values.rbac.scope "Cluster")))
   "builds" (dict "local" false)
   "web" $web
   "log" (dict "format" "Json") -}}
@@ -231,6 +231,12 @@ priorityClassName: {{ . }}
 {{- end }}
 {{- if not (or .Values.postgresql.enabled .Values.externalDatabase.existingSecret) }}
 {{- fail "externalDatabase.existingSecret is needed: the Secret with PostgreSQL's address; or postgresql.enabled to look around" }}
+{{- end }}
+{{- if and .Values.server.ingress.enabled (not .Values.server.ingress.hosts) }}
+{{- fail "server.ingress.hosts is needed where server.ingress.enabled" }}
+{{- end }}
+{{- if and .Values.server.httpRoute.enabled (not .Values.server.httpRoute.parentRefs) }}
+{{- fail "server.httpRoute.parentRefs is needed where server.httpRoute.enabled" }}
 {{- end }}
 {{- if not (or .Values.objects.url .Values.objects.persistence.enabled) }}
 {{- fail "objects.url or objects.persistence.enabled is needed: server and scheduler share logs and products" }}
