@@ -23,6 +23,7 @@ COMMANDS: Final[dict[str, dict[str, str]]] = {
         "up": "Run everything on this machine.",
         "server": "Run the HTTP service.",
         "scheduler": "Run the loops that evaluate and build.",
+        "operator": "Bring a cluster's objects of our kinds into force.",
         "agent": "Evaluate or build inside a pod.",
         "migrate": "Bring the database's schema up to date.",
         "doctor": "Look for what this machine needs and say how to get it.",

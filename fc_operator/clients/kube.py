@@ -104,6 +104,19 @@ class Refusal:
     retry_after_s: float | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Access:
+    """How to reach the API server, for a client of another make."""
+
+    server: str
+    ca_path: str | None = None
+    insecure: bool = False
+    scheme: str | None = None
+    token: str | None = field(default=None, repr=False)
+    certificate_path: str | None = None
+    private_key_path: str | None = None
+
+
 def refusal_of(error: BaseException) -> Refusal | None:
     """What the API server answered to the call that raised ``error``; None if it did not."""
     cause = error if isinstance(error, ApiException) else error.__cause__
@@ -186,6 +199,22 @@ class Kube:
 
     async def __aexit__(self, *exc: object) -> None:
         await self.close()
+
+    def access(self) -> Access:
+        """What we reach the API server with, at this moment. Reads files; call it in a thread."""
+        found = self._api.configuration
+        with self._signing:
+            header = (found.auth_settings().get("BearerToken") or {}).get("value") or ""
+        scheme, _, token = str(header).partition(" ")
+        return Access(
+            server=found.host,
+            ca_path=found.ssl_ca_cert,
+            insecure=not found.verify_ssl,
+            scheme=scheme.capitalize() if token else None,
+            token=token or scheme or None,
+            certificate_path=found.cert_file,
+            private_key_path=found.key_file,
+        )
 
     # Objects --------------------------------------------------------------------------------
 

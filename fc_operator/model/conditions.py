@@ -16,6 +16,8 @@ Status = Literal["True", "False", "Unknown"]
 READY: Final = "Ready"
 RECONCILING: Final = "Reconciling"
 STALLED: Final = "Stalled"
+PASSING: Final = "Passing"
+"""Of a jobset, beside the others: whether all of its last evaluation is good."""
 
 RECONCILED: Final = "Reconciled"
 PROGRESSING: Final = "Progressing"
@@ -24,6 +26,7 @@ SUSPENDED: Final = "Suspended"
 INVALID: Final = "Invalid"
 OWNED_BY_OTHER: Final = "OwnedByOther"
 REFERENCE_NOT_FOUND: Final = "ReferenceNotFound"
+REFERENCE_NOT_PERMITTED: Final = "ReferenceNotPermitted"
 SECRET_NOT_FOUND: Final = "SecretNotFound"  # noqa: S105 - a reason, not a secret
 SOURCE_UNREACHABLE: Final = "SourceUnreachable"
 SOURCE_INVALID: Final = "SourceInvalid"

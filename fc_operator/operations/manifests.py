@@ -1,19 +1,21 @@
 """Manifests come into force: plan without writing, or apply in one transaction.
 
-Every door calls these: config repositories, ``fc apply`` and, later, the operator. Secrets are read
+Every door calls these: config repositories, ``fc apply`` and the operator. Secrets are read
 before the transaction begins; nothing outside is awaited inside one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Iterable
+from dataclasses import dataclass, replace
 
-from fc_operator.clients.secrets import Secrets
+from fc_operator.clients.secrets import Secrets, UnreadError
 from fc_operator.errors import LeaseLostError, SecretError
 from fc_operator.kit import logs
 from fc_operator.kit.ciphers import Cipher
 from fc_operator.model.desired import Declaration
+from fc_operator.model.resources import Place
 from fc_operator.model.sources import Source
 from fc_operator.reconciler import apply as reconciling
 from fc_operator.reconciler.plans import Load, PruneRules, Report
@@ -24,6 +26,7 @@ from fc_operator.store import managed_resources
 from fc_operator.store.database import Connection, Database
 
 _log = logs.get_logger()
+_SECRETS_AT_ONCE = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,19 +70,23 @@ async def apply(
     complete: bool,
     prune: bool = True,
     confirm: bool = False,
+    gone: Collection[Place] = (),
+    by_namespace: bool = False,
     still_held: Callable[[Connection], Awaitable[bool]] | None = None,
 ) -> Report:
     """Bring what a source says into force, in one transaction.
 
     ``complete`` says that ``parsed`` is all of it, so that what is missing is pruned (if ``prune``)
     unless a file is broken; ``confirm`` lets a pruning pass that the guard would stop. Valid
-    declarations come into force also when others are broken. ``still_held`` is asked inside the
-    transaction.
+    declarations come into force also when others are broken. ``gone`` names what was taken away one
+    by one, and ``by_namespace`` says that the declarations belong to different people (see
+    ``Load``). ``still_held`` is asked inside the transaction.
 
     Raises:
         LeaseLostError: ``still_held`` said no; nothing is written.
     """
     load = _load(source, parsed, config, revision, complete=complete, prune=prune, confirm=confirm)
+    load = replace(load, gone=frozenset(gone), by_namespace=by_namespace)
     vault = await _read_secrets(database, load, keyring)
 
     async def change(connection: Connection) -> Report:
@@ -159,17 +166,32 @@ def _load(
 async def _read_secrets(database: Database, load: Load, keyring: Keyring) -> Vault:
     async with database.session() as connection:
         waiting = await reconciling.waiting_declarations(connection, load)
-    wanted = _references([*load.declarations, *waiting])
+    by_secret: dict[tuple[str, str], list[Reference]] = {}
+    for reference in _references([*load.declarations, *waiting]):
+        by_secret.setdefault((reference.namespace, reference.name), []).append(reference)
     values: dict[Reference, bytes] = {}
     missing: dict[Reference, str] = {}
-    for reference in wanted:
+    turns = asyncio.Semaphore(_SECRETS_AT_ONCE)
+
+    async def look(namespace: str, name: str, wanted: list[Reference]) -> None:
         try:
-            if reference.key:
-                values[reference] = await keyring.secrets.read(*reference)
-            else:
-                await keyring.secrets.keys(reference.namespace, reference.name)
+            async with turns:
+                found = await keyring.secrets.values(namespace, name)
+        except UnreadError:
+            return  # nothing is known of it here; the pass of another process will tell
         except SecretError as error:
-            missing[reference] = error.message
+            missing.update(dict.fromkeys(wanted, error.message))
+            return
+        for reference in wanted:
+            if reference.key in found:
+                values[reference] = found[reference.key]
+            elif reference.key:
+                missing[reference] = f"the secret {name} has no key {reference.key}"
+
+    looks = (look(*secret, wanted) for secret, wanted in by_secret.items())
+    for ended in await asyncio.gather(*looks, return_exceptions=True):
+        if ended is not None:
+            raise ended
     return Vault(cipher=keyring.cipher, values=values, missing=missing)
 
 

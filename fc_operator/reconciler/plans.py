@@ -32,7 +32,7 @@ OWN_REASONS: Final = frozenset(
     {
         terms.INVALID, terms.OWNED_BY_OTHER, terms.REFERENCE_NOT_FOUND, terms.SECRET_NOT_FOUND,
         terms.PRUNING, terms.SUSPENDED, terms.RECONCILED, terms.PRUNE_NEEDS_CONFIRMATION,
-        terms.SOURCE_EMPTY,
+        terms.SOURCE_EMPTY, terms.REFERENCE_NOT_PERMITTED,
     }
 )  # fmt: skip
 """Reasons of Ready that the reconciler gives; others belong to those who evaluate and build."""
@@ -78,6 +78,11 @@ class Load:
     complete: bool
     """Whether it is all that the source says, so that what is missing is gone."""
     rules: PruneRules = PruneRules()
+    gone: frozenset[Place] = frozenset()
+    """Declarations that somebody took away one by one; they are pruned without a guard."""
+    by_namespace: bool = False
+    """Whether its declarations belong to different people, namespace by namespace: then none takes
+    over what another namespace has or had."""
 
     def blocking(self) -> tuple[Problem, ...]:
         """Problems that hid a declaration; a dangling reference hides none."""
@@ -221,6 +226,7 @@ def make(world: World, load: Load, now: datetime) -> Plan:
     """The plan for a load, in a world; ``now`` is the database's time."""
     claims = _claims(world, load)
     _refuse_broken_rules(claims, world, load)
+    _refuse_foreign_projects(claims, world)
     gone, blocked = _missing(claims, world, load)
     leaving = [each for each in gone if blocked is None]
     handed_over = _settle_ownership(claims, world, load, {each.id for each in leaving})
@@ -293,14 +299,19 @@ def _settle_ownership(
     """
     owners = {each.key: each for each in world.resources if each.owns}
     by_row = {claim.old.id for claim in claims if claim.old is not None}
+    leaving = leaving | {
+        claim.old.id
+        for claim in claims
+        if claim.old is not None and claim.reason == terms.REFERENCE_NOT_PERMITTED
+    }
     handed_over: set[UUID] = set()
-    taken: dict[Key, Source] = {}
+    taken: dict[Key, _Claim] = {}
     open_claims = [claim for claim in claims if claim.in_force]
     for claim in open_claims:
         owner = owners.get(claim.key)
         if owner is not None and claim.old is not None and owner.id == claim.old.id:
             claim.owns = True
-            taken[claim.key] = claim.source
+            taken[claim.key] = claim
     # Ids grow with time: the oldest row waited longest, and a claim without one is new.
     open_claims.sort(key=lambda claim: (claim.old is None, str(claim.old.id) if claim.old else ""))
     for claim in open_claims:
@@ -310,18 +321,39 @@ def _settle_ownership(
         leaves = owner is not None and (
             owner.pruning_since is not None
             or owner.id in leaving
-            or (owner.source == claim.source == load.source and owner.id not in by_row)
+            or (
+                not load.by_namespace
+                and owner.source == claim.source == load.source
+                and owner.id not in by_row
+            )
         )
-        if claim.key in taken:
-            claim.refuse(terms.OWNED_BY_OTHER, f"it is owned by {taken[claim.key]}")
+        there = world.objects.get(claim.key)
+        if load.by_namespace and claim.source == load.source and _is_foreign(claim, there):
+            assert there is not None
+            message = f"its history belongs to the namespace {there.namespace}"
+            claim.refuse(terms.OWNED_BY_OTHER, message)
+        elif claim.key in taken:
+            first = taken[claim.key]
+            claim.refuse(terms.OWNED_BY_OTHER, _owned(first.declaration, first.source, claim))
         elif owner is not None and not leaves:
-            claim.refuse(terms.OWNED_BY_OTHER, f"it is owned by {owner.source}")
+            claim.refuse(terms.OWNED_BY_OTHER, _owned(owner, owner.source, claim))
         else:
             claim.owns = True
-            taken[claim.key] = claim.source
+            taken[claim.key] = claim
             if owner is not None:
                 handed_over.add(owner.id)
     return handed_over
+
+
+def _is_foreign(claim: _Claim, there: Recorded | None) -> bool:
+    return there is not None and there.namespace not in {None, claim.declaration.namespace}
+
+
+def _owned(owner: Resource | Declaration, source: Source, claim: _Claim) -> str:
+    """A sentence for those who find it owned already; by name where they may know the name."""
+    if source != claim.source:
+        return f"it is owned by {source}"
+    return f"it is owned by {source}, {owner.namespace}/{owner.name}"
 
 
 def _refuse_broken_rules(claims: Iterable[_Claim], world: World, load: Load) -> None:
@@ -330,6 +362,26 @@ def _refuse_broken_rules(claims: Iterable[_Claim], world: World, load: Load) -> 
         problems = world.broken_rules.get((each.kind, each.namespace, each.name))
         if problems and claim.source == load.source:
             claim.refuse(terms.INVALID, "; ".join(str(problem) for problem in problems))
+
+
+def _refuse_foreign_projects(claims: Iterable[_Claim], world: World) -> None:
+    """No jobset of a project of another namespace: its owner would not know of it."""
+    homes = {
+        key[1]: each.namespace
+        for key, each in world.objects.items()
+        if key[0] == nouns.PROJECT and not each.deleting
+    }
+    for claim in claims:
+        if claim.declaration.kind == nouns.PROJECT and claim.in_force:
+            homes.setdefault(claim.declaration.identity, claim.declaration.namespace)
+    for claim in claims:
+        wanted = claim.wanted
+        if not isinstance(wanted, DesiredJobset) or not claim.in_force:
+            continue
+        home = homes.get(wanted.project)
+        if home not in {None, claim.declaration.namespace}:
+            message = f"the Project {wanted.project} belongs to another namespace"
+            claim.refuse(terms.REFERENCE_NOT_PERMITTED, message)
 
 
 def _wait_for_references(claims: Sequence[_Claim], world: World, leaving: set[Key]) -> None:
@@ -417,11 +469,16 @@ def _missing(
     claims: Sequence[_Claim], world: World, load: Load
 ) -> tuple[list[Resource], _Blocked | None]:
     """Rows of the source that it no longer declares, and why they stay, if they do."""
-    if not load.complete:
-        return [], None
     declared = {claim.old.id for claim in claims if claim.old is not None}
-    renamed = {claim.key for claim in claims if claim.source == load.source and claim.in_force}
     mine = [each for each in world.resources if each.source == load.source]
+    if not load.complete:
+        taken = [each for each in mine if each.place in load.gone and each.pruning_since is None]
+        return [each for each in taken if each.id not in declared], None
+    renamed = {
+        claim.key
+        for claim in claims
+        if not load.by_namespace and claim.source == load.source and claim.in_force
+    }
     gone = [
         each
         for each in mine

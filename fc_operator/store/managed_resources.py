@@ -63,6 +63,12 @@ async def list_waiting(connection: Connection, source: Source) -> list[Resource]
     return [_resource(row) async for row in rows]
 
 
+async def list_waiting_of_source(connection: Connection, source: Source) -> list[Resource]:
+    """Rows of a source that wait for something, a secret among it, with their specs."""
+    rows = _sql.list_waiting_of_source(connection, source_kind=source.kind, source_name=source.name)
+    return [_resource(row) async for row in rows]
+
+
 async def list_of_source(connection: Connection, source: Source) -> list[Resource]:
     """All rows of a source, with their specs."""
     rows = _sql.list_of_source(connection, source_kind=source.kind, source_name=source.name)

@@ -19,7 +19,11 @@ ON CONFLICT (name) DO UPDATE SET
     namespace = EXCLUDED.namespace, url = EXCLUDED.url, branch = EXCLUDED.branch,
     path = EXCLUDED.path, interval_s = EXCLUDED.interval_s, prune = EXCLUDED.prune,
     credentials_secret = EXCLUDED.credentials_secret, suspended = EXCLUDED.suspended,
-    deleting_at = NULL, next_sync_at = now(), sync_failures = 0
+    deleting_at = NULL, next_sync_at = now(), sync_failures = 0,
+    -- What was said of another place says nothing of this one.
+    conditions = CASE WHEN (config_repositories.url, config_repositories.branch,
+            config_repositories.path) IS DISTINCT FROM (EXCLUDED.url, EXCLUDED.branch, EXCLUDED.path)
+        THEN '[]' ELSE config_repositories.conditions END
 WHERE NOT config_repositories.bootstrap
 RETURNING id, name;
 

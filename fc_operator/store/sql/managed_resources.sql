@@ -31,7 +31,20 @@ FROM managed_resources
 WHERE (source_kind <> :source_kind OR source_name <> :source_name)
     AND pruning_since IS NULL
     AND (conditions @> '[{"type": "Ready", "reason": "ReferenceNotFound"}]'
+        OR conditions @> '[{"type": "Ready", "reason": "ReferenceNotPermitted"}]'
         OR conditions @> '[{"type": "Ready", "reason": "OwnedByOther"}]');
+
+-- name: list_waiting_of_source(source_kind, source_name)
+-- Declarations of one source that wait for an owner to leave or a reference to come.
+SELECT id, source_kind, source_name, kind, namespace, name, identity, owns, object_id, path, line,
+    uid, revision, spec_hash, generation, observed_generation, last_handled_request, conditions,
+    pruning_since, spec
+FROM managed_resources
+WHERE source_kind = :source_kind AND source_name = :source_name AND pruning_since IS NULL
+    AND (conditions @> '[{"type": "Ready", "reason": "ReferenceNotFound"}]'
+        OR conditions @> '[{"type": "Ready", "reason": "ReferenceNotPermitted"}]'
+        OR conditions @> '[{"type": "Ready", "reason": "OwnedByOther"}]'
+        OR conditions @> '[{"type": "Ready", "reason": "SecretNotFound"}]');
 
 -- name: list_of_source(source_kind, source_name)
 -- All rows of a source with what they say.
