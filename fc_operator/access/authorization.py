@@ -25,6 +25,8 @@ class Action(StrEnum):
     CACHE = "cache"
     """The binary cache, which asks by itself: of Nix come passwords, of agents the tokens of tasks,
     and each path has its own readers."""
+    TASK = "task"
+    """An agent's own task, which it proves to have by the token of its phase."""
     READ = "read"
     """Projects and all that hangs on them."""
     INSPECT = "inspect"
@@ -42,7 +44,7 @@ class Action(StrEnum):
     """Make, list and revoke API keys."""
 
 
-_ANYBODY = frozenset({Action.PUBLIC, Action.SIGNED, Action.CACHE})
+_ANYBODY = frozenset({Action.PUBLIC, Action.SIGNED, Action.CACHE, Action.TASK})
 _ANY_KEY = _ANYBODY | {Action.READ, Action.INSPECT, Action.PLAN}
 _MEMBER = frozenset({Action.EVALUATE, Action.RESTART, Action.CANCEL})
 _MAINTAINER = _MEMBER | {Action.BUMP, Action.KEEP}

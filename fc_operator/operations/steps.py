@@ -7,9 +7,12 @@ failures travelling on, history, failure cache, shares, evaluations: all or noth
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from fc_operator.errors import UnavailableError
+from fc_operator.kit import logs
 from fc_operator.model.ids import BuildId, EvaluationId, StepId
+from fc_operator.model.outcomes import Outcome, Retry
 from fc_operator.model.statuses import BLOCKING, LIVE, OUTPUTS_VALID, REMEMBERED, BuildStatus
 from fc_operator.model.tasks import StepEnded
 from fc_operator.operations import builds as build_operations
@@ -21,6 +24,8 @@ from fc_operator.store.claims import Lease
 from fc_operator.store.database import Connection, Database, notify
 from fc_operator.store.steps import HeldStep
 
+_log = logs.get_logger()
+_UNWRITABLE = "ResultUnwritable"
 _NOT_BUILT = frozenset({"AlreadyValid", "Substituted"})
 
 
@@ -79,6 +84,46 @@ async def finish(
         )
 
     return await database.run(change)
+
+
+async def finish_each(
+    database: Database, results: Sequence[StepResult], settings: BuildSettings
+) -> frozenset[StepId]:
+    """As ``finish``, but one bad result never stops the others: what can't be written ends as our
+    own failure, and if not even that can, its lease runs out and it comes back.
+
+    The steps whose results were refused, since their attempts went to somebody else.
+
+    Raises:
+        UnavailableError: nothing is known to be written; give the same results again.
+        TimeoutError: as above.
+    """
+    try:
+        return (await finish(database, results, settings)).refused
+    except (UnavailableError, TimeoutError):
+        raise
+    except Exception:  # noqa: BLE001 - one bad result never stops the others
+        if len(results) > 1:
+            refused: frozenset[StepId] = frozenset()
+            for result in results:
+                refused |= await finish_each(database, [result], settings)
+            return refused
+        (result,) = results
+        _log.exception("operations.result_unwritable", step_id=result.lease.step_id)
+        if result.ended.outcome.reason == _UNWRITABLE:
+            return frozenset()
+        return await finish_each(database, [_unwritable(result)], settings)
+
+
+def _unwritable(result: StepResult) -> StepResult:
+    """The same end without what it left behind."""
+    outcome = Outcome(
+        status=BuildStatus.ABORTED,
+        retry=Retry.INFRASTRUCTURE,
+        reason=_UNWRITABLE,
+        message="its result could not be written; see our log",
+    )
+    return replace(result, ended=replace(result.ended, outcome=outcome), phases=())
 
 
 async def requeue(database: Database, leases: Sequence[Lease], *, certain: bool = False) -> int:

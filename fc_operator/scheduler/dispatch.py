@@ -34,6 +34,7 @@ from fc_operator.model.tasks import (
 )
 from fc_operator.operations import steps as step_operations
 from fc_operator.operations.steps import StepResult
+from fc_operator.operations.tasks import order_of
 from fc_operator.queue import claims
 from fc_operator.queue.offers import Offer
 from fc_operator.scheduler.recorder import Recorder
@@ -243,28 +244,10 @@ class DispatchService:
             _log.info(
                 "scheduler.step_claimed", step_id=step.id, attempt=step.attempt, name=step.name
             )
-        orders = [self._order(step) for step in steps]
+        orders = [order_of(step, self._builds) for step in steps]
         stream = asyncio.create_task(self._follow(executor, orders), name=f"batch-{steps[0].id}")
         self._streams.add(stream)
         stream.add_done_callback(self._streams.discard)
-
-    def _order(self, step: ClaimedStep) -> StepOrder:
-        builds = self._builds
-        return StepOrder(
-            step_id=step.id,
-            attempt=step.attempt,
-            task_id=step.task_id,
-            drv_path=step.drv_path,
-            name=step.name,
-            system=step.system,
-            required_features=step.features,
-            outputs=step.outputs,
-            timeout_s=builds.timeout_s if step.timeout_s is None else step.timeout_s,
-            max_silent_s=builds.max_silent_s if step.max_silent_s is None else step.max_silent_s,
-            log_bytes_max=builds.log_bytes,
-            nar_bytes_max=builds.nar_bytes,
-            check=step.check_mode,
-        )
 
     async def _follow(self, executor: Executor, orders: Sequence[StepOrder]) -> None:
         """Record a batch to its end."""

@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import replace
 
 from fc_operator.errors import UnavailableError
 from fc_operator.kit import logs
 from fc_operator.kit.backoff import Backoff
 from fc_operator.model.ids import StepId
-from fc_operator.model.outcomes import Outcome, Retry
-from fc_operator.model.statuses import BuildStatus
 from fc_operator.model.tasks import LogChunk
 from fc_operator.operations import steps
 from fc_operator.operations.steps import StepResult
@@ -29,7 +26,6 @@ _log = logs.get_logger()
 _WAITING_BYTES_MAX = 8 * 1024 * 1024
 _BATCH_BYTES_MAX = 4 * 1024 * 1024
 _BATCH_ENDS_MAX = 200
-_UNWRITABLE = "ResultUnwritable"
 
 
 class Recorder:
@@ -126,21 +122,7 @@ class Recorder:
             del self._ends[: len(ends)]
 
     async def _finish(self, ends: list[StepResult]) -> None:
-        try:
-            finished = await steps.finish(self._database, ends, self._builds)
-        except (UnavailableError, TimeoutError):
-            raise
-        except Exception:  # noqa: BLE001 - one bad result never stops the others
-            if len(ends) > 1:
-                for end in ends:
-                    await self._finish([end])
-                return
-            _log.exception("scheduler.result_unwritable", step_id=ends[0].lease.step_id)
-            if ends[0].ended.outcome.reason == _UNWRITABLE:
-                return  # its lease runs out, and it comes back
-            await self._finish([_unwritable(ends[0])])
-            return
-        for step_id in finished.refused:
+        for step_id in await steps.finish_each(self._database, ends, self._builds):
             _log.info("scheduler.late_result_refused", step_id=step_id)
             self._on_refused(step_id)
 
@@ -157,14 +139,3 @@ class Recorder:
                 if written:
                     ids = ",".join(str(step_id) for step_id in sorted(written))
                     await notify(connection, listener.LOGS, ids)
-
-
-def _unwritable(result: StepResult) -> StepResult:
-    """The same end without what it left behind: one bad result never stops the others."""
-    outcome = Outcome(
-        status=BuildStatus.ABORTED,
-        retry=Retry.INFRASTRUCTURE,
-        reason=_UNWRITABLE,
-        message="its result could not be written; see the log of the scheduler",
-    )
-    return replace(result, ended=replace(result.ended, outcome=outcome), phases=())

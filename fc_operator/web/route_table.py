@@ -21,6 +21,7 @@ from fc_operator.web.api import (
     projects,
     queue,
     steps,
+    tasks,
     webhooks,
 )
 from fc_operator.web.pages import assets, nouns
@@ -44,6 +45,7 @@ ROUTES: tuple[Route, ...] = (
     *keys.ROUTES,
     *manifests.ROUTES,
     *webhooks.ROUTES,
+    *tasks.ROUTES,
     *documents.ROUTES,
     *cache.ROUTES,
     *nouns.ROUTES,

@@ -23,6 +23,15 @@ SIGNED = {
 }
 
 
+TASKS = {
+    "GET /api/v1/tasks/<task>/credentials",
+    *(
+        f"POST /api/v1/tasks/<task>/{name}"
+        for name in ("open", "fetched", "heartbeat", "events", "rows", "log", "end")
+    ),
+}
+
+
 def live_routes(web):
     return web.service.app.router.routes
 
@@ -39,8 +48,14 @@ def test_cve_class_unauthenticated_trigger_every_route_states_its_policy():
         for route in route_table.ROUTES
         if route.action is Action.SIGNED
     }
+    agents = {
+        f"{route.method} {route.path}"
+        for route in route_table.ROUTES
+        if route.action is Action.TASK
+    }
     assert open_ <= PUBLIC
     assert signed == SIGNED
+    assert agents == TASKS
 
 
 async def test_the_live_table_is_the_policy_table(web):

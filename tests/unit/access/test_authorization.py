@@ -18,7 +18,8 @@ from fc_operator.errors import ForbiddenError, UnauthenticatedError
 from fc_operator.model.statuses import Role
 
 OWN, OTHER = uuid.uuid4(), uuid.uuid4()
-WRITES = set(Action) - {Action.PUBLIC, Action.SIGNED, Action.READ, Action.INSPECT, Action.PLAN}
+OWN_PROOF = {Action.SIGNED, Action.CACHE, Action.TASK}
+WRITES = set(Action) - OWN_PROOF - {Action.PUBLIC, Action.READ, Action.INSPECT, Action.PLAN}
 GRANTED = {
     Role.ADMIN: WRITES,
     Role.CREATE_PROJECTS: {Action.APPLY},
@@ -59,7 +60,7 @@ def test_strangers_never_change_anything(action):
     for reads, inspects in itertools.product((True, False), repeat=2):
         stranger = anonymous(may_read=reads, may_inspect=inspects)
         wanted = (
-            action in {Action.PUBLIC, Action.SIGNED}
+            action in OWN_PROOF | {Action.PUBLIC}
             or (action is Action.READ and reads)
             or (action is Action.INSPECT and inspects)
         )
