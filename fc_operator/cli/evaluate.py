@@ -19,7 +19,7 @@ _EXAMPLES = """\
 Examples:
   fc evaluate demo/main                look at the source now
   fc evaluate demo/main --force        although nothing has changed
-  fc evaluate demo/main --wait         and wait until everything is built
+  fc evaluate demo/main --wait         and wait until everything is built, also where nothing is new
   fc evaluate demo/main --commit 91e796c3e26cc905c76913c4d1f3300d68c2e865
 
 \b
@@ -66,9 +66,10 @@ async def _wait(client: ApiClient, path: str, before: dict[str, Any]) -> int:
     """Tell how it goes until all has ended; the exit code says whether it ended well."""
     number = await _new_evaluation(client, path, before)
     if number is None:
-        newest = (before["latest_evaluation"] or {}).get("number")
-        click.echo(f"nothing has changed since evaluation {newest}; --force evaluates again")
-        return exits.DONE
+        number = (before["latest_evaluation"] or {}).get("number")
+        click.echo(f"nothing has changed since evaluation {number}; --force evaluates again")
+        if number is None:
+            return exits.DONE
     said = ""
     while True:
         evaluation = await client.get(f"/evaluations/{number}")

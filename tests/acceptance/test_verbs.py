@@ -155,6 +155,18 @@ def test_evaluating_again_changes_nothing_unless_forced(verb):
     assert "typo: " in badly.err
 
 
+def test_where_nothing_has_changed_waiting_is_for_what_still_runs(verb):
+    assert verb("evaluate", "demo/partly", "--wait").code == 3
+    assert verb("restart", "demo/failures/slow").code == 0
+    waited = verb("evaluate", "demo/failures", "--wait")
+    assert waited.code == 3
+    assert "nothing has changed" in waited.out
+    *_, first, last = waited.out.splitlines()
+    assert "1 running" in first or "1 pending" in first
+    assert "running" not in last
+    assert "pending" not in last
+
+
 def test_keep_and_let_go(verb):
     kept = verb("keep", "demo/main/hello")
     assert kept.code == 0, kept.err
