@@ -54,6 +54,7 @@ class PodNix(_shared.NixHome):
     """A store, and a home, that can be emptied, as each pod's are at first."""
 
     def forget_all(self) -> None:
+        shutil.rmtree(self.dir / "var" / "gcroots" / "fc", ignore_errors=True)
         self.run("nix-store", "--gc")
         # What it remembers of caches: as it was uploaded, without the cache's signature.
         shutil.rmtree(self.dir / ".cache", ignore_errors=True)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from fc_operator.agent.session import Ending
+from fc_operator.errors import ConflictError
 from fc_operator.model.outcomes import Retry
 from fc_operator.model.statuses import BuildStatus
-from fc_operator.model.tasks import PhaseChanged, StepStarted
+from fc_operator.model.tasks import PhaseChanged, StepEnded, StepStarted
 
 pytestmark = pytest.mark.nix
 
@@ -120,3 +125,129 @@ async def test_a_server_that_restarts_costs_nothing(nix, server, batch, agent):
         "installPhase"
     ]
     assert [each.seq for each in server.events] == list(range(len(server.events)))
+
+
+async def test_a_task_that_is_over_ends_everything_at_once(nix, server, batch, agent):
+    mark = f"5{os.getpid()}.1"
+    (order,) = await batch(nix.drv(f"echo up; sleep {mark}"))
+    async with agent() as pod:
+        await server.until(lambda: server.log_of(order))
+        assert processes_with(f"sleep {mark}")
+        server.gone = True
+        assert await pod.ending(10) is Ending.GONE
+    assert processes_with(f"sleep {mark}") == []
+    assert server.ended is None
+
+
+async def test_one_attempt_is_cancelled_and_the_others_go_on(nix, server, batch, agent):
+    stuck, good = await batch(nix.drv("echo up; sleep 300"), nix.drv("echo fine; echo x > $out"))
+    async with agent() as pod:
+        await server.until(lambda: server.log_of(stuck) and len(server.events) >= 3)
+        server.cancel = [[stuck.step_id, 1]]
+        assert await pod.ending() is Ending.DONE
+    assert server.end_of(stuck).outcome.status is BuildStatus.CANCELLED
+    assert server.end_of(good).outcome.status is BuildStatus.SUCCEEDED
+    assert server.ended == {"remaining": "none"}
+
+
+async def test_a_cancelled_task_tells_its_ends_and_leaves(nix, server, batch, agent):
+    orders = await batch(nix.drv("echo up; sleep 300"), nix.drv("echo up; sleep 301"))
+    async with agent() as pod:
+        await server.until(lambda: all(map(server.log_of, orders)))
+        server.cancel_task = "Cancelled"
+        assert await pod.ending() is Ending.DONE
+    assert {server.end_of(order).outcome.status for order in orders} == {BuildStatus.CANCELLED}
+
+
+async def test_a_lease_that_can_not_be_renewed_ends_the_builds_in_time(nix, server, batch, agent):
+    mark = f"6{os.getpid()}.1"
+    (order,) = await batch(nix.drv(f"echo up; sleep {mark}"))
+    server.lease_s = 3.0
+    async with agent() as pod:
+        await server.until(lambda: server.log_of(order))
+        await server.down()
+        began_s = time.monotonic()
+        assert await pod.ending(10) is Ending.LOST
+        assert time.monotonic() - began_s < server.lease_s
+    assert processes_with(f"sleep {mark}") == []
+
+
+async def test_an_upload_is_tried_again_and_told_after(nix, server, batch, agent):
+    (order,) = await batch(nix.drv("echo x > $out"))
+    server.refuse["PUT"] = [500, 0, 503]
+    async with agent() as pod:
+        assert await pod.ending() is Ending.DONE
+    assert server.refuse["PUT"] == []
+    outcome = server.end_of(order).outcome
+    assert outcome.status is BuildStatus.SUCCEEDED
+    assert server.caches(outcome.harvest.outputs[0].path)
+
+
+async def test_an_output_that_the_cache_refuses_is_infrastructure(nix, server, batch, agent):
+    (order,) = await batch(nix.drv("echo x > $out"))
+    server.refuse["PUT"] = [403] * 10
+    async with agent() as pod:
+        assert await pod.ending() is Ending.DONE
+    outcome = server.end_of(order).outcome
+    assert (outcome.status, outcome.reason, outcome.retry) == (
+        BuildStatus.ABORTED,
+        "UploadRefused",
+        Retry.INFRASTRUCTURE,
+    )
+    assert not outcome.harvest.outputs
+    assert len(server.refuse["PUT"]) == 9, "not asked again"
+
+
+async def test_a_second_pod_of_a_task_is_turned_away(nix, server, batch, agent):
+    await batch(nix.drv("echo up; sleep 300"))
+    async with agent():
+        await server.until(lambda: "work" in server.phases)
+        async with agent() as second:
+            with pytest.raises(ConflictError):
+                await second.ending()
+
+
+async def test_requests_wait_as_the_server_asks(nix, server, batch, agent):
+    (order,) = await batch(nix.drv("echo hello; echo x > $out"))
+    server.refuse = {"/open": [503, 429], "/log": [429], "/events": [502], "/end": [500]}
+    async with agent() as pod:
+        assert await pod.ending() is Ending.DONE
+    assert not any(server.refuse.values())
+    assert server.log_of(order) == b"hello\n"
+
+
+async def test_sigterm_gives_back_what_is_not_done_within_the_grace_period(
+    nix, server, batch, tmp_path
+):
+    mark = f"7{os.getpid()}.1"
+    drvs = [nix.drv(f"echo up; sleep {mark}"), nix.drv("echo x > $out"), nix.drv("echo y > $out")]
+    orders = await batch(*drvs)
+    env = nix.env | {
+        "FC_AGENT_SERVER": server.url,
+        "FC_AGENT_TASK": str(server.task_id),
+        "FC_AGENT_TOKEN": server.opening.text,
+        "FC_AGENT_FOLDER": str(tmp_path),
+        "TMPDIR": str(tmp_path),
+    }
+    fc = Path(sys.executable).with_name("fc")
+    process = await asyncio.create_subprocess_exec(fc, "agent", env=env)
+    try:
+        await server.until(
+            lambda: (
+                server.log_of(orders[0])
+                and sum(isinstance(each.event, StepEnded) for each in server.events) == 2
+            )
+        )
+        assert processes_with(f"sleep {mark}")
+        process.terminate()
+        async with asyncio.timeout(15):
+            assert await process.wait() == 0
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    assert processes_with(f"sleep {mark}") == []
+    outcome = server.end_of(orders[0]).outcome
+    assert (outcome.reason, outcome.retry) == ("Shutdown", Retry.FREE)
+    assert server.ended == {"remaining": "requeue"}
+    assert list(tmp_path.iterdir()) == [], "no password is left behind"
