@@ -37,7 +37,9 @@ RESOURCES = "fc_resources"
 """Declared objects or their conditions changed. Payload: empty."""
 TASKS = "fc_tasks"
 """A pod's task was reported on, or its pod ended. Payload: task ids, comma-separated, or empty."""
-CHANNELS = (JOBSETS, EVALUATIONS, STEPS, CANCELS, BUILDS, LOGS, SOURCES, RESOURCES, TASKS)
+PODS = "fc_pods"
+"""A pod of ours is something else now, whoever saw it. Payload: empty."""
+CHANNELS = (JOBSETS, EVALUATIONS, STEPS, CANCELS, BUILDS, LOGS, SOURCES, RESOURCES, TASKS, PODS)
 
 _BEAT_S = 10.0
 _BEAT_TIMEOUT_S = 5.0
