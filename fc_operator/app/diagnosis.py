@@ -20,7 +20,7 @@ from pathlib import Path
 
 from fc_operator.errors import FcError
 from fc_operator.executors.local import LocalExecutor
-from fc_operator.kit import processes
+from fc_operator.kit import confine, processes
 from fc_operator.model.outcomes import Harvest
 from fc_operator.settings import Settings
 from fc_operator.store import embedded, migrations
@@ -116,6 +116,18 @@ async def evaluator(_: Settings, env: Mapping[str, str]) -> Finding:
     )  # fmt: skip
 
 
+async def confinement(_: Settings, __: Mapping[str, str]) -> Finding:
+    """Whether the kernel can keep evaluators from the files of this machine."""
+    version = await asyncio.to_thread(confine.version)
+    if version >= confine.VERSION_MIN:
+        return Finding(name="Landlock", state=State.FOUND, detail=f"version {version}")
+    return Finding(
+        name="Landlock", state=State.OPTIONAL,
+        detail="not in this kernel; only Nix itself keeps evaluations from other files",
+        cure="Linux 5.19 or newer, with landlock among the lsm= of its command line",
+    )  # fmt: skip
+
+
 async def builds(settings: Settings, env: Mapping[str, str]) -> Finding:
     """Whether something can really be built, and in which sandbox."""
     with tempfile.TemporaryDirectory(prefix="fc-doctor-") as folder:
@@ -197,7 +209,7 @@ async def port(settings: Settings, _: Mapping[str, str]) -> Finding:
 
 
 CHECKS: tuple[Check, ...] = (
-    python, git, nix, evaluator, builds, postgres, state_directory, port,
+    python, git, nix, evaluator, confinement, builds, postgres, state_directory, port,
 )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from fc_operator.app import diagnosis
 from fc_operator.app.diagnosis import State
+from fc_operator.kit import confine
 from fc_operator.settings import DatabaseSettings, Settings, StateSettings, WebSettings
 
 
@@ -94,3 +95,11 @@ async def test_a_state_directory_that_can_not_be_written(settings, tmp_path):
 )
 def test_versions_are_compared_by_numbers(version, numbers):
     assert diagnosis._numbers(version) == numbers
+
+
+@pytest.mark.parametrize(("version", "state"), [(0, "optional"), (1, "optional"), (4, "found")])
+async def test_a_kernel_without_landlock_is_told_and_not_needed(monkeypatch, version, state):
+    monkeypatch.setattr(confine, "version", lambda: version)
+    found = await diagnosis.confinement(Settings(), {})
+    assert found.state == state
+    assert bool(found.cure) == (state == "optional")
