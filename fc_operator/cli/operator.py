@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import click
@@ -26,6 +27,13 @@ The schema and the files in crds/ must be there.
     is_flag=True,
     help="Take our finalizer off all objects and end; a running operator ends too.",
 )
+@click.option(
+    "--apply-objects",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Bring the config repositories of FILE in, take away earlier ones of --release, and end.",
+)
+@click.option("--release", "release_name", metavar="NAME", help="The release that they belong to.")
 @process_options.settings_options
 def command(**options: Any) -> int:
     """Bring a cluster's objects of our kinds into force.
@@ -34,10 +42,17 @@ def command(**options: Any) -> int:
     their status. One operator acts at a time: a second one waits for the first.
     """
     from fc_operator.app import operator, processes
+    from fc_operator.app import release as app_release
 
+    file, name = options.pop("apply_objects"), options.pop("release_name")
+    if (file is None) != (name is None):
+        raise click.UsageError("--apply-objects and --release go together")
     release = options.pop("release_objects")
     settings = process_options.load(options)
-    if release:
+    if file is not None:
+        done = asyncio.run(app_release.apply_objects(settings, file, name))
+        click.echo(f"{done.applied} objects applied, {done.deleted} deleted")
+    elif release:
         count = asyncio.run(operator.release_objects(settings))
         click.echo(f"{count} objects released")
     else:

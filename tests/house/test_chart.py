@@ -126,8 +126,8 @@ def test_every_pod_is_restricted(program, case):
 @pytest.mark.parametrize("case", chart_snapshots.cases())
 def test_only_who_speaks_to_the_api_server_has_a_token(program, case):
     with_token = {
-        name.rpartition("-")[2]
-        for name, pod in chart_snapshots.pods(rendered(program, case))
+        pod["serviceAccountName"].rpartition("-")[2]
+        for _, pod in chart_snapshots.pods(rendered(program, case))
         if pod.get("automountServiceAccountToken", True)
     }
     assert with_token <= {"operator", "scheduler", "hooks"}

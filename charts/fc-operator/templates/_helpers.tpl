@@ -80,6 +80,7 @@ http://{{ include "fc-operator.fullname" . }}-server.{{ .Release.Namespace }}.sv
   "kubernetes" $kubernetes
   "operator" (dict "health_port" 8081 "namespaces" (ternary list (include "fc-operator.rbac.objectNamespaces" . | fromJsonArray) (eq .Values.rbac.scope "Cluster")))
   "builds" (dict "local" false)
+  "secrets" (dict "source" "Kubernetes")
   "web" $web
   "log" (dict "format" "Json") -}}
 {{- with .Values.objects.url -}}
@@ -241,4 +242,62 @@ priorityClassName: {{ . }}
 {{- if not (or .Values.objects.url .Values.objects.persistence.enabled) }}
 {{- fail "objects.url or objects.persistence.enabled is needed: server and scheduler share logs and products" }}
 {{- end }}
+{{- end -}}
+
+{{- define "fc-operator.rbac.hookRules" -}}
+- apiGroups: [fc-operator.dev]
+  resources: [configrepositories]
+  verbs: [get, list, create, patch, delete]
+{{- end -}}
+
+{{/* A Job's specification. Takes a list: the root, whose account it has, and its arguments. */}}
+{{- define "fc-operator.job" -}}
+{{- $root := index . 0 -}}
+backoffLimit: 3
+activeDeadlineSeconds: 300
+template:
+  metadata:
+    labels:
+      {{- include "fc-operator.labels" $root | nindent 6 }}
+      app.kubernetes.io/component: hooks
+  spec:
+    restartPolicy: Never
+    serviceAccountName: {{ include "fc-operator.fullname" $root }}-{{ index . 1 }}
+    automountServiceAccountToken: true
+    enableServiceLinks: false
+    securityContext:
+      {{- include "fc-operator.podSecurity" $root | nindent 6 }}
+    {{- with include "fc-operator.placement" (list $root $root.Values.operator) | trim }}
+    {{- . | nindent 4 }}
+    {{- end }}
+    containers:
+      - name: hook
+        image: {{ include "fc-operator.image" $root }}
+        imagePullPolicy: {{ $root.Values.image.pullPolicy }}
+        args: {{ index . 2 | toJson }}
+        env:
+          {{- include "fc-operator.environment" (list $root $root.Values.externalDatabase.existingSecretKey) | nindent 10 }}
+          {{- with $root.Values.operator.extraEnv }}
+          {{- toYaml . | nindent 10 }}
+          {{- end }}
+        securityContext:
+          {{- include "fc-operator.containerSecurity" $root | nindent 10 }}
+        resources:
+          requests: {cpu: 50m, memory: 128Mi}
+          limits: {memory: 512Mi}
+        volumeMounts:
+          - {name: settings, mountPath: /etc/fc-operator, readOnly: true}
+          - {name: temporary, mountPath: /tmp}
+          - {name: home, mountPath: /home/fc}
+          - {name: state, mountPath: /var/lib/fc-operator}
+    volumes:
+      - name: settings
+        configMap:
+          name: {{ include "fc-operator.fullname" $root }}
+      - name: temporary
+        emptyDir: {}
+      - name: home
+        emptyDir: {}
+      - name: state
+        emptyDir: {}
 {{- end -}}
