@@ -7,14 +7,17 @@ whoever brings log pieces waits, so that builds slow down rather than memory fil
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from fc_operator.clients.task_protocol import TaskClient
-from fc_operator.errors import ProtocolError
+from fc_operator.errors import InvalidError, LeaseLostError, ProtocolError
+from fc_operator.kit import logs
 from fc_operator.model.ids import StepId
 from fc_operator.model.tasks import LogChunk, StepEnded
 from fc_operator.model.work import LOG_BYTES_MAX, NumberedEvent, ReportedEvent
 
+_log = logs.get_logger()
 _WAITING_BYTES_MAX = 8 * 1024 * 1024
 _BATCH_EVENTS_MAX = 500
 
@@ -28,10 +31,18 @@ class _Log:
 
 
 class Reporter:
-    """One per task. ``run`` until cancelled; ``flush`` waits until all is told."""
+    """One per task. ``run`` until cancelled; ``flush`` waits until all is told.
 
-    def __init__(self, client: TaskClient) -> None:
+    ``on_lost`` hears of attempts of which the server takes no log any more: they are not ours.
+    """
+
+    def __init__(
+        self, client: TaskClient, *, on_lost: Callable[[StepId, int], None] = lambda *_: None
+    ) -> None:
         self._client = client
+        self._on_lost = on_lost
+        self._closed: set[tuple[StepId, int]] = set()
+        """Attempts whose log goes nowhere."""
         self._logs: dict[tuple[StepId, int], _Log] = {}
         self._log_bytes = 0
         self._events: list[NumberedEvent] = []
@@ -50,7 +61,10 @@ class Reporter:
 
     async def put_log(self, chunk: LogChunk) -> None:
         """The next piece of an attempt's log; waits while too much is waiting already."""
-        log = self._logs.setdefault((chunk.step_id, chunk.attempt), _Log(offset=chunk.offset))
+        key = chunk.step_id, chunk.attempt
+        if key in self._closed:
+            return
+        log = self._logs.setdefault(key, _Log(offset=chunk.offset))
         log.data += chunk.data
         self._log_bytes += len(chunk.data)
         if self._log_bytes > _WAITING_BYTES_MAX:
@@ -89,22 +103,33 @@ class Reporter:
         self._wake.set()
 
     async def _tell_logs(self) -> None:
-        for (step_id, attempt), log in list(self._logs.items()):
-            while log.data:
-                piece = bytes(log.data[:LOG_BYTES_MAX])
-                wanted = await self._client.log(step_id, attempt, log.offset, piece)
-                told = wanted - log.offset
-                if told <= 0:
-                    # It wants what it had acknowledged before, and that is not kept.
-                    raise ProtocolError(
-                        f"the server has lost the log of step {step_id} from {wanted} on"
-                    )
-                told = min(told, len(log.data))
-                del log.data[:told]
-                log.offset += told
-                self._log_bytes -= told
-                if self._log_bytes <= _WAITING_BYTES_MAX:
-                    self._room.set()
+        for key, log in list(self._logs.items()):
+            try:
+                while log.data:
+                    await self._tell_log(key, log)
+            except (LeaseLostError, InvalidError) as error:
+                # Of this attempt only, as far as we know; if the task is over, events or the next
+                # heartbeat will say so.
+                _log.warning("agent.log_refused", step_id=key[0], attempt=key[1], error=str(error))
+                self._closed.add(key)
+                self._took(log, len(log.data))
+                if isinstance(error, LeaseLostError):
+                    self._on_lost(*key)
+
+    async def _tell_log(self, key: tuple[StepId, int], log: _Log) -> None:
+        piece = bytes(log.data[:LOG_BYTES_MAX])
+        wanted = await self._client.log(*key, log.offset, piece)
+        if wanted <= log.offset:
+            # It wants what it had acknowledged before, and that is not kept.
+            raise ProtocolError(f"the server has lost the log of step {key[0]} from {wanted} on")
+        self._took(log, min(wanted - log.offset, len(log.data)))
+
+    def _took(self, log: _Log, size: int) -> None:
+        del log.data[:size]
+        log.offset += size
+        self._log_bytes -= size
+        if self._log_bytes <= _WAITING_BYTES_MAX:
+            self._room.set()
 
     async def _tell_events(self, events: list[NumberedEvent]) -> None:
         wanted = await self._client.events(events)

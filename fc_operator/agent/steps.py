@@ -26,7 +26,8 @@ class StepsDuty:
         self._client = client
         self._work = work
         self._executor = executor
-        self._reporter = Reporter(client)
+        self._reporter = Reporter(client, on_lost=self._lose)
+        self._cancelling: set[asyncio.Task[bool]] = set()
         self._running = {
             StepRef(step_id=order.step_id, attempt=order.attempt) for order in work.orders
         }
@@ -50,6 +51,12 @@ class StepsDuty:
         self._reporter.open_wide()
         for ref in tuple(self._running):
             await self._executor.cancel(ref, StopReason.SHUTDOWN)
+
+    def _lose(self, step_id: StepId, attempt: int) -> None:
+        ref = StepRef(step_id=step_id, attempt=attempt)
+        task = asyncio.create_task(self._executor.cancel(ref, StopReason.LEASE_LOST))
+        self._cancelling.add(task)
+        task.add_done_callback(self._cancelling.discard)
 
     async def run(self) -> None:
         """See ``Duty.run``."""

@@ -95,6 +95,7 @@ class TaskServer:
         self.cancel: list[list[int]] = []
         self.cancel_task = ""
         self.gone = False
+        self.lost: set[tuple[int, int]] = set()
         self.broken = 0
         self.refuse: dict[str, list[int]] = {}
         self.objects: dict[str, bytes] = {}
@@ -226,6 +227,8 @@ class TaskServer:
 
     def _log(self, request, body):
         key = int(request.query["step"]), int(request.query["attempt"])
+        if key in self.lost:
+            return {"title": "the task does not hold this attempt"}, 410
         offset, there = int(request.query["offset"]), len(self.logs[key])
         if offset > there:
             return {"expected": there}, 409

@@ -251,3 +251,15 @@ async def test_sigterm_gives_back_what_is_not_done_within_the_grace_period(
     assert (outcome.reason, outcome.retry) == ("Shutdown", Retry.FREE)
     assert server.ended == {"remaining": "requeue"}
     assert list(tmp_path.iterdir()) == [], "no password is left behind"
+
+
+async def test_an_attempt_that_went_to_somebody_else_ends_alone(nix, server, batch, agent):
+    mark = f"8{os.getpid()}.1"
+    lost, good = await batch(
+        nix.drv(f"echo up; sleep {mark}; echo never"), nix.drv("sleep 1; echo x > $out")
+    )
+    server.lost = {(lost.step_id, 1)}
+    async with agent() as pod:
+        assert await pod.ending(60) is Ending.DONE
+    assert (server.end_of(lost).outcome.reason, server.log_of(lost)) == ("LeaseLost", b"")
+    assert server.end_of(good).outcome.status is BuildStatus.SUCCEEDED
