@@ -73,6 +73,10 @@ class ConfigSettings:
 class SecretsSettings:
     """Values that manifests only refer to."""
 
+    source: str = "Directory"
+    """``Directory``, or ``Kubernetes``: the Secrets of the cluster that ``kubernetes`` reaches, each
+    in the namespace of the object that refers to it. ``None``: this process reads none, as a server
+    that has no rights in its cluster; what refers to them waits for another one's look."""
     dir: Path = Path("secrets")
     """``<dir>/<name>/<key>`` holds a value outside a cluster; relative to ``state.dir``."""
     encryption_key: str = field(default="", repr=False)
@@ -203,8 +207,8 @@ class KubernetesSettings:
     """The installation's own namespace, where pods run unless a target says otherwise. Empty: that
     of the pod that we run in, or ``default``."""
     installation: str = ""
-    """Tells our pods from those of other installations, as the value of a label. Empty: the name of
-    our namespace."""
+    """Tells our pods from those of other installations, as the value of a label. Empty: one that
+    follows from ``secrets.encryption_key``."""
     image: str = ""
     """Image of the pods: ours, of the same version as the server."""
     image_pull_policy: str = "IfNotPresent"
@@ -370,6 +374,7 @@ _SERVICE_LINK: Final = re.compile(r"FC_\w*(_SERVICE_(HOST|PORT)(_\w+)?|_PORT(_\d
 _CHOICES: Final[Mapping[str, tuple[str, ...]]] = {
     "agent.phase": ("fetch", "work"),
     "config.force_push": ("Hold", "Follow"),
+    "secrets.source": ("Directory", "Kubernetes", "None"),
     "nix.sandbox": ("Nix", "None", "Auto"),
     "kubernetes.image_pull_policy": ("Always", "IfNotPresent", "Never"),
     "cache.enabled": ("Always", "Never", "Auto"),

@@ -142,5 +142,5 @@ class Scheduler:
         """See ``Program.stop``."""
         await self._supervisor.stop()
         if self._parts is not None:
-            await self._parts.database.close()
+            await self._parts.close()
         self._state.release()

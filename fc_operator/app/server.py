@@ -56,4 +56,4 @@ class Server:
         if self._supervisor is not None:
             await self._supervisor.stop()
         if self._parts is not None:
-            await self._parts.database.close()
+            await self._parts.close()

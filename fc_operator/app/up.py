@@ -59,7 +59,7 @@ class Up:
         """Bring everything down; what was running is given back and goes on at the next start."""
         await self._supervisor.stop()
         if self._parts is not None:
-            await self._parts.database.close()
+            await self._parts.close()
         if self._postgres is not None:
             await self._postgres.stop()
         self._state.release()

@@ -6,12 +6,13 @@ import base64
 import binascii
 import os
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from fc_operator.app.state import StateDirectory
 from fc_operator.cache import signing
 from fc_operator.clients.git import Git
 from fc_operator.clients.objects import ObjectStore
-from fc_operator.clients.secrets import DirectorySecrets, Secrets
+from fc_operator.clients.secrets import DirectorySecrets, NoSecrets, Secrets
 from fc_operator.errors import SettingsError
 from fc_operator.kit import ciphers
 from fc_operator.kit.ciphers import Cipher
@@ -20,6 +21,9 @@ from fc_operator.settings import Settings
 from fc_operator.store import migrations
 from fc_operator.store.database import Database
 from fc_operator.store.listener import Listener
+
+if TYPE_CHECKING:
+    from fc_operator.clients.kube import Kube
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +38,14 @@ class Parts:
     cipher: Cipher
     objects: ObjectStore
     git: Git
+    kube: Kube | None = None
+    """The cluster's API server, where secrets are read from it."""
+
+    async def close(self) -> None:
+        """Close the connections to the database and to the cluster."""
+        await self.database.close()
+        if self.kube is not None:
+            await self.kube.close()
 
 
 def installation_cipher(settings: Settings, state: StateDirectory) -> Cipher:
@@ -92,25 +104,57 @@ def database_url(settings: Settings) -> str:
     return settings.database.url
 
 
+async def connect_kube(settings: Settings) -> Kube:
+    """The API server that the settings name.
+
+    Raises:
+        PrerequisiteError: there is no configuration for one.
+    """
+    from fc_operator.clients.kube import Kube  # 40 MB that a machine without a cluster saves
+
+    given = settings.kubernetes
+    return await Kube.connect(
+        kubeconfig=given.kubeconfig,
+        context=given.context,
+        threads=given.threads,
+        timeout_s=given.timeout_s,
+    )
+
+
+def open_secrets(settings: Settings, state: StateDirectory, kube: Kube | None) -> Secrets:
+    """Where ``secrets.source`` says that secrets are; ``kube`` is given where it is Kubernetes."""
+    if kube is not None:
+        from fc_operator.clients.kube_secrets import KubernetesSecrets
+
+        return KubernetesSecrets(kube)
+    if settings.secrets.source == "None":
+        return NoSecrets()
+    return DirectorySecrets(state.below(settings.secrets.dir))
+
+
 async def open_parts(settings: Settings, state: StateDirectory, url: str, name: str) -> Parts:
     """Everything that services need, on a database whose schema is exactly ours.
 
     Raises:
         SchemaVersionError: the schema is newer, older or absent.
         UnavailableError: PostgreSQL does not answer.
+        PrerequisiteError: secrets are Kubernetes', and there is no configuration for a cluster.
     """
     migrations.require(await migrations.state(url))
+    in_cluster = settings.secrets.source == "Kubernetes"
+    kube = await connect_kube(settings) if in_cluster else None
     database = await Database.open(url, size=settings.database.pool_size, name=name)
     return Parts(
         settings=settings,
         state=state,
         database=database,
         listener=Listener(database, listen=settings.database.listen),
-        secrets=DirectorySecrets(state.below(settings.secrets.dir)),
+        secrets=open_secrets(settings, state, kube),
         cipher=installation_cipher(settings, state),
         # Logs of private projects are among them, and builds may run without a sandbox.
         objects=ObjectStore.open(settings.state.objects_url or state.folder("objects", mode=0o700)),
         git=Git(settings.git, state.folder("mirrors", mode=0o700)),
+        kube=kube,
     )
 
 

@@ -115,8 +115,7 @@ async def read_credentials(
     """
     if name is None:
         return None
-    keys = await secrets.keys(namespace, name)
-    values = {key: await secrets.read(namespace, name, key) for key in keys}
+    values = await secrets.values(namespace, name)
     return GitCredentials.from_secret(f"{namespace}/{name}", values)
 
 

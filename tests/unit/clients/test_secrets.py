@@ -23,7 +23,7 @@ def secrets(folder):
 async def test_a_key_is_read_without_its_last_newline(secrets):
     assert await secrets.read("default", "demo-git", "username") == b"ada"
     assert await secrets.read("any", "demo-git", "password") == b"s3cret"
-    assert await secrets.keys("default", "demo-git") == ("password", "username")
+    assert list(await secrets.values("default", "demo-git")) == ["password", "username"]
 
 
 async def test_a_mounted_kubernetes_secret_is_read_through_its_links(secrets, folder):
@@ -33,7 +33,7 @@ async def test_a_mounted_kubernetes_secret_is_read_through_its_links(secrets, fo
     (mounted / "..data").symlink_to("..2026_01_01")
     (mounted / "token").symlink_to("..data/token")
     assert await secrets.read("default", "mounted", "token") == b"one"
-    assert await secrets.keys("default", "mounted") == ("token",)
+    assert await secrets.values("default", "mounted") == {"token": b"one"}
     (mounted / "..2026_01_02").mkdir()
     (mounted / "..2026_01_02" / "token").write_text("two")
     (mounted / "..new").symlink_to("..2026_01_02")
@@ -48,7 +48,7 @@ async def test_what_is_missing_says_where_it_would_be(secrets, folder):
     with pytest.raises(SecretError, match="no key nope"):
         await secrets.read("default", "demo-git", "nope")
     with pytest.raises(SecretError):
-        await secrets.keys("default", "nope")
+        await secrets.values("default", "nope")
 
 
 NAMES = [
@@ -72,7 +72,7 @@ async def test_s08_path_traversal_names_that_are_none_are_refused(secrets, name)
     with pytest.raises(SecretError):
         await secrets.read("default", name, "username")
     with pytest.raises(SecretError):
-        await secrets.keys("default", name)
+        await secrets.values("default", name)
 
 
 @pytest.mark.parametrize("key", KEYS)
