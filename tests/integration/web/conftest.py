@@ -10,11 +10,13 @@ from datetime import UTC, datetime, timedelta
 import aiohttp
 import pytest
 
+from fc_operator.cache import signing
 from fc_operator.clients.objects import ObjectStore
 from fc_operator.clients.secrets import DirectorySecrets
 from fc_operator.kit.ciphers import Cipher
 from fc_operator.model.statuses import Role
 from fc_operator.operations import keys
+from fc_operator.operations.cache import BinaryCache
 from fc_operator.settings import Settings, StateSettings, WebSettings
 from fc_operator.store.database import notify
 from fc_operator.store.listener import Listener
@@ -62,6 +64,14 @@ async def serve(database, tmp_path):
         settings = Settings(
             web=replace(WebSettings(port=0), **web), state=StateSettings(dir=tmp_path)
         )
+        cache = BinaryCache(
+            database=database,
+            objects=objects,
+            settings=settings.cache,
+            store_dir=settings.nix.store_dir,
+            keys=[signing.from_seed(cipher.derive("cache/signing/1"))],
+            trusted=signing.TrustedKeys(()),
+        )
         service = WebService(
             database=database,
             listener=listener,
@@ -69,6 +79,7 @@ async def serve(database, tmp_path):
             secrets=DirectorySecrets(tmp_path / "secrets"),
             cipher=cipher,
             settings=settings,
+            cache=cache,
         )
         await listener.start()
         await service.start()
@@ -78,6 +89,7 @@ async def serve(database, tmp_path):
         finally:
             await service.stop()
             await listener.stop()
+            cache.close()
 
     return start
 
