@@ -50,15 +50,18 @@ class Memory:
     """What was read of a source last; one per source and process, lost with it."""
 
     what: tuple[str, ...] = ()
-    """Which URL, branch and folder it is about."""
+    """Which URL, branch, folder and namespace it is about."""
+    namespace: str | None = None
+    """Where all that it declares belongs to; None: each manifest says so itself."""
     loaded: Loaded | None = None
     files: dict[str, ParsedFile] = field(default_factory=dict)
     """By content id."""
 
     def of(self, source: DueSource) -> Memory:
         """Itself if it is about what the source says it is now, else an empty one."""
-        what = (source.kind, source.url, source.branch or "", source.path)
-        return self if self.what == what else Memory(what=what)
+        namespace = source.own_namespace
+        what = (source.kind, source.url, source.branch or "", source.path, namespace or "")
+        return self if self.what == what else Memory(what=what, namespace=namespace)
 
 
 async def load(source: DueSource, memory: Memory, *, git: Git, secrets: Secrets) -> Loaded:
@@ -150,7 +153,7 @@ async def _read_and_parse(mirror: Mirror, commit: CommitId, folder: str, memory:
 
 async def _parse(ids: Mapping[str, str], files: Mapping[str, bytes], memory: Memory) -> Parsed:
     """Parses what is not remembered, off the event loop, and forgets what is gone."""
-    known = memory.files
+    known, namespace = memory.files, memory.namespace
 
     def work() -> tuple[Parsed, dict[str, ParsedFile]]:
         kept: dict[str, ParsedFile] = {}
@@ -159,7 +162,7 @@ async def _parse(ids: Mapping[str, str], files: Mapping[str, bytes], memory: Mem
             id_ = ids[path]
             file = known.get(id_) or kept.get(id_)
             if file is None:
-                file = manifests.parse_file(path, files[path])
+                file = manifests.parse_file(path, files[path], namespace)
             kept[id_] = file
             parsed.append(file if file.path == path else manifests.relocate(file, path))
         return manifests.link(parsed), kept

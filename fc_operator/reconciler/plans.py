@@ -328,15 +328,15 @@ def _settle_ownership(
             )
         )
         there = world.objects.get(claim.key)
-        if load.by_namespace and claim.source == load.source and _is_foreign(claim, there):
-            assert there is not None
-            message = f"its history belongs to the namespace {there.namespace}"
-            claim.refuse(terms.OWNED_BY_OTHER, message)
-        elif claim.key in taken:
+        if claim.key in taken:
             first = taken[claim.key]
             claim.refuse(terms.OWNED_BY_OTHER, _owned(first.declaration, first.source, claim))
         elif owner is not None and not leaves:
             claim.refuse(terms.OWNED_BY_OTHER, _owned(owner, owner.source, claim))
+        elif load.by_namespace and claim.source == load.source and _is_foreign(claim, there):
+            assert there is not None
+            message = f"its history belongs to the namespace {there.namespace}"
+            claim.refuse(terms.OWNED_BY_OTHER, message)
         else:
             claim.owns = True
             taken[claim.key] = claim

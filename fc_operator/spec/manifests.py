@@ -89,8 +89,12 @@ def parse(
     return link(parsed)
 
 
-def parse_file(path: str, data: bytes) -> ParsedFile:
-    """Reads one file by itself."""
+def parse_file(path: str, data: bytes, namespace: str | None = None) -> ParsedFile:
+    """Reads one file by itself.
+
+    ``namespace`` is the one that its source belongs to: all that it declares is there, and another
+    one is a problem. None: any, and ``default`` where a manifest names none.
+    """
     read, load_problems = documents.load(data)
     problems = [
         Problem(path=path, line=each.line, message=each.message, hint=each.hint)
@@ -98,7 +102,7 @@ def parse_file(path: str, data: bytes) -> ParsedFile:
     ]
     declarations = []
     for document in read:
-        declaration, found = _parse_document(path, document)
+        declaration, found = _parse_document(path, document, namespace)
         problems.extend(found)
         if declaration is not None:
             declarations.append(declaration)
@@ -273,7 +277,9 @@ def _meant(word: Any, known: Iterable[str]) -> str:
     return f"known: {', '.join(known)}" if 0 < len(known) <= 12 else ""
 
 
-def _parse_document(path: str, document: Document) -> tuple[Declaration | None, list[Problem]]:
+def _parse_document(
+    path: str, document: Document, namespace: str | None = None
+) -> tuple[Declaration | None, list[Problem]]:
     value = document.value
     scribe = _Scribe(path, document.lines, "", "")
     if not isinstance(value, dict):
@@ -303,9 +309,18 @@ def _parse_document(path: str, document: Document) -> tuple[Declaration | None, 
     problems = list(islice(_check(kind, whole, scribe), _PROBLEMS_PER_DOCUMENT + 1))
     if len(problems) > _PROBLEMS_PER_DOCUMENT:
         problems[-1] = scribe((), "it has more problems; the rest is not shown")
+    if namespace is not None and not problems:
+        problems = list(_settle_namespace(whole["metadata"], namespace, scribe))
     if problems:
         return None, problems
     return _declare(whole, value["metadata"], path, document.line), []
+
+
+def _settle_namespace(metadata: dict[str, Any], own: str, scribe: _Scribe) -> Iterator[Problem]:
+    """Whoever may write to a source has a say in its own namespace only, secrets among it."""
+    if metadata.setdefault("namespace", own) != own:
+        message = f"the source may declare objects of the namespace {own} only"
+        yield scribe(("metadata", "namespace"), message, "leave it out")
 
 
 _BLOCKING = frozenset({"type", "required", "enum", "const", "maxLength", "maxItems"})

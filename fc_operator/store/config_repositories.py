@@ -41,6 +41,13 @@ class DueSource:
     confirmed_revision: str | None
     conditions: tuple[Condition, ...]
     due_at: datetime
+    bootstrap: bool = False
+    """Whether settings name it, and no manifest; whoever writes settings is trusted with all."""
+
+    @property
+    def own_namespace(self) -> str | None:
+        """The one namespace in which it may declare objects; None: in any."""
+        return None if self.bootstrap else self.namespace
 
 
 async def list_recorded(connection: Connection, names: Collection[str]) -> list[Recorded]:
@@ -241,4 +248,5 @@ def _due(row: Record) -> DueSource:
         confirmed_revision=row["confirmed_revision"],
         conditions=tuple(Condition.from_dict(each) for each in row["conditions"]),
         due_at=row["next_sync_at"],
+        bootstrap=row["bootstrap"],
     )

@@ -10,15 +10,11 @@ import subprocess
 import sys
 import time
 import urllib.request
-import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import asyncpg
 import pytest
-
-from fc_operator.store import migrations
-from fc_operator.store.embedded import EmbeddedPostgres
 
 REPOSITORY = "https://git.example.org/team/demo.git"
 API = "fc-operator.dev/v1alpha1"
@@ -98,38 +94,6 @@ class Operator:
     def rss_mib(self) -> float:
         pages = Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]
         return int(pages) * os.sysconf("SC_PAGE_SIZE") / 2**20
-
-
-@pytest.fixture(scope="session")
-def postgres(background, tmp_path_factory):
-    """The project's own PostgreSQL, on a socket: the operator runs beside the tests here."""
-    folder = tmp_path_factory.mktemp("postgres")
-    folder.chmod(0o755)
-    quick = {"fsync": "off", "synchronous_commit": "off", "max_connections": "100"}
-    server = EmbeddedPostgres(folder, extra_settings=quick)
-    background.run(server.start())
-    yield server
-    background.run(server.stop())
-
-
-@pytest.fixture
-def database_url(postgres, background):
-    """A migrated database of the test's own."""
-    name = f"t_{uuid.uuid4().hex[:12]}"
-
-    async def admin(statement):
-        url = f"postgresql://fc@/postgres?host={postgres.socket_dir}"
-        connection = await asyncpg.connect(url)
-        try:
-            await connection.execute(statement)
-        finally:
-            await connection.close()
-
-    background.run(admin(f"CREATE DATABASE {name}"))
-    url = f"postgresql://fc@/{name}?host={postgres.socket_dir}"
-    background.run(migrations.migrate(url))
-    yield url
-    background.run(admin(f"DROP DATABASE {name} WITH (FORCE)"))
 
 
 @pytest.fixture

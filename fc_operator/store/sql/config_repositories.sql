@@ -80,7 +80,7 @@ FROM (
 WHERE c.id = due.id
 RETURNING c.id, c.name, c.namespace, c.kind, c.url, c.branch, c.path, c.interval_s, c.prune,
     c.credentials_secret, c.last_revision, c.last_tree, c.sync_failures,
-    c.confirmed_revision, c.conditions, c.next_sync_at;
+    c.confirmed_revision, c.conditions, c.next_sync_at, c.bootstrap;
 
 -- name: renew(id, owner, lease_s)$
 -- Whether the lease still holds; it is longer now.

@@ -167,7 +167,7 @@ async def test_commit_then_tree_then_blobs_and_only_what_changed_is_parsed(
     parsed = []
     real = manifests.parse_file
     monkeypatch.setattr(
-        manifests, "parse_file", lambda path, data: parsed.append(path) or real(path, data)
+        manifests, "parse_file", lambda path, *rest: parsed.append(path) or real(path, *rest)
     )
     team.commit({"fc/a.yaml": project("a"), "fc/b.yaml": project("b")})
     await intake.bootstrap(team.url, path="fc")
