@@ -40,7 +40,7 @@ and from _helpers.tpl: fc-operator.fullname and fc-operator.labels.
 - apiGroups: [fc-operator.dev]
   resources: [projects/status, jobsets/status, remotebuilders/status, configrepositories/status]
   verbs: [patch]
-- apiGroups: [""]
+- apiGroups: [events.k8s.io]
   resources: [events]
   verbs: [create]
 {{- end -}}
