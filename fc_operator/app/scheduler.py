@@ -68,8 +68,13 @@ def evaluating_services(parts: Parts) -> list[Service]:
 
 
 def building_services(parts: Parts) -> list[Service]:
-    """What builds steps."""
+    """What builds steps on this machine, and what keeps them in order wherever they are built."""
     settings = parts.settings
+    maintenance = MaintenanceService(
+        parts.database, parts.objects, queue=settings.queue, builds=settings.builds
+    )
+    if not settings.builds.local:
+        return [maintenance]
     local = LocalExecutor(
         nix=settings.nix,
         builds=settings.builds,
@@ -85,10 +90,16 @@ def building_services(parts: Parts) -> list[Service]:
         builds=settings.builds,
         owner_file=_owners(parts) / "dispatch",
     )
-    maintenance = MaintenanceService(
-        parts.database, parts.objects, queue=settings.queue, builds=settings.builds
-    )
     return [dispatch, maintenance]
+
+
+async def pod_services(parts: Parts) -> list[Service]:
+    """What makes pods, if anything does."""
+    if not parts.settings.kubernetes.enabled:
+        return []
+    from fc_operator.app import pods  # a client of 40 MB that other machines save
+
+    return [await pods.pod_service(parts)]
 
 
 async def syncing_services(parts: Parts) -> list[Service]:
@@ -112,6 +123,7 @@ async def services(parts: Parts) -> list[Service]:
     return [
         *evaluating_services(parts),
         *building_services(parts),
+        *await pod_services(parts),
         *await syncing_services(parts),
     ]
 
@@ -134,7 +146,9 @@ class Scheduler:
         """
         url = wiring.database_url(self._settings)
         self._state.acquire()
-        self._parts = await wiring.open_parts(self._settings, self._state, url, "fc scheduler")
+        self._parts = await wiring.open_parts(
+            self._settings, self._state, url, "fc scheduler", makes_pods=True
+        )
         self._supervisor = Supervisor([self._parts.listener, *await services(self._parts)])
         await self._supervisor.start()
 

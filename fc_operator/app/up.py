@@ -44,7 +44,9 @@ class Up:
             await self._postgres.start()
             url = self._postgres.url
         await migrations.migrate(url)
-        self._parts = await wiring.open_parts(self._settings, self._state, url, "fc up")
+        self._parts = await wiring.open_parts(
+            self._settings, self._state, url, "fc up", makes_pods=True
+        )
         web = web_service(self._parts)
         services: list[Service] = [
             self._parts.listener,

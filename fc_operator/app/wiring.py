@@ -39,7 +39,7 @@ class Parts:
     objects: ObjectStore
     git: Git
     kube: Kube | None = None
-    """The cluster's API server, where secrets are read from it."""
+    """The cluster's API server, where secrets are read from it or pods are made."""
 
     async def close(self) -> None:
         """Close the connections to the database and to the cluster."""
@@ -132,8 +132,12 @@ def open_secrets(settings: Settings, state: StateDirectory, kube: Kube | None) -
     return DirectorySecrets(state.below(settings.secrets.dir))
 
 
-async def open_parts(settings: Settings, state: StateDirectory, url: str, name: str) -> Parts:
+async def open_parts(
+    settings: Settings, state: StateDirectory, url: str, name: str, *, makes_pods: bool = False
+) -> Parts:
     """Everything that services need, on a database whose schema is exactly ours.
+
+    ``makes_pods``: this process makes them, where the settings let pods be made at all.
 
     Raises:
         SchemaVersionError: the schema is newer, older or absent.
@@ -142,14 +146,15 @@ async def open_parts(settings: Settings, state: StateDirectory, url: str, name: 
     """
     migrations.require(await migrations.state(url))
     in_cluster = settings.secrets.source == "Kubernetes"
-    kube = await connect_kube(settings) if in_cluster else None
+    asks_cluster = in_cluster or (makes_pods and settings.kubernetes.enabled)
+    kube = await connect_kube(settings) if asks_cluster else None
     database = await Database.open(url, size=settings.database.pool_size, name=name)
     return Parts(
         settings=settings,
         state=state,
         database=database,
         listener=Listener(database, listen=settings.database.listen),
-        secrets=open_secrets(settings, state, kube),
+        secrets=open_secrets(settings, state, kube if in_cluster else None),
         cipher=installation_cipher(settings, state),
         # Logs of private projects are among them, and builds may run without a sandbox.
         objects=ObjectStore.open(settings.state.objects_url or state.folder("objects", mode=0o700)),
