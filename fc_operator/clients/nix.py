@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from fc_operator.clients import registrations
+from fc_operator.clients.registrations import PathInfo
 from fc_operator.errors import PrerequisiteError, ProtocolError, UnavailableError
 from fc_operator.kit import processes
 from fc_operator.model import derivations
@@ -32,6 +33,8 @@ _KEPT = frozenset(
 _ARGUMENT_BYTES_MAX = 1024 * 1024
 """Half of what Linux takes for arguments and environment together."""
 _LIMITS = processes.Limits(timeout_s=300, output_bytes=512 * 1024 * 1024)
+
+_PIECE_BYTES = 256 * 1024
 
 _WILL_BUILD = re.compile(r"^(?:this|these \d+) derivations? will be built:")
 _WILL_FETCH = re.compile(r"^(?:this|these \d+) paths? will be fetched")
@@ -137,6 +140,51 @@ class Nix:
                 finished = await self._run(["nix-store", "--dump-db", *sorted(still)])
             found |= registrations.parse_registrations(finished.stdout.decode())
         return {path: found[path] for path in asked if path in found}
+
+    async def closure(self, paths: Iterable[StorePath]) -> list[PathInfo]:
+        """``paths`` and all that they refer to, each after what it refers to.
+
+        Raises:
+            UnavailableError: one of them is not valid.
+        """
+        ordered: dict[str, None] = {}
+        for some in _portions(sorted(set(paths))):
+            finished = await self._run(["nix-store", "--query", "--requisites", *some])
+            ordered.update(dict.fromkeys(finished.stdout.decode().split()))
+        infos: dict[str, PathInfo] = {}
+        for some in _portions(sorted(ordered)):
+            finished = await self._run(["nix-store", "--dump-db", *some])
+            infos |= {
+                info.path: info for info in registrations.parse_infos(finished.stdout.decode())
+            }
+        return [infos[path] for path in ordered]
+
+    async def dump(self, path: StorePath) -> AsyncIterator[bytes]:
+        """The NAR of a path, in pieces.
+
+        Raises:
+            PrerequisiteError: Nix is not there.
+            UnavailableError: it ended before the NAR did, or stood still.
+        """
+        try:
+            process = await processes.start(["nix-store", "--dump", path], env=self.env)
+        except OSError as error:
+            raise PrerequisiteError(f"Nix can't be run: {error}", hint="install Nix") from error
+        stream = process.inner.stdout
+        assert stream is not None
+        try:
+            while True:
+                async with asyncio.timeout(_LIMITS.timeout_s):
+                    piece = await stream.read(_PIECE_BYTES)
+                if not piece:
+                    break
+                yield piece
+            if await process.wait() != 0:
+                raise UnavailableError(f"nix-store --dump {path} failed")
+        except TimeoutError as error:
+            raise UnavailableError(f"nix-store --dump {path} stood still") from error
+        finally:
+            await process.stop("nobody reads it")
 
     async def derivations(self, drv_paths: Collection[DrvPath]) -> dict[DrvPath, Derivation]:
         """Facts of the .drv files that can be read and understood, without their environments."""

@@ -9,7 +9,9 @@ that a path or its derivation came from may read the path.
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import hmac
 import secrets
 import time
 from collections import OrderedDict
@@ -25,7 +27,9 @@ from fc_operator.cache import content_addresses, hashes, narinfos, nars
 from fc_operator.cache.arrivals import Arrivals, Arrived
 from fc_operator.cache.narinfos import Narinfo
 from fc_operator.cache.signing import SigningKey, TrustedKeys
+from fc_operator.clients.nix import Nix
 from fc_operator.clients.objects import ObjectStore
+from fc_operator.clients.registrations import PathInfo
 from fc_operator.errors import (
     ConflictError,
     ForbiddenError,
@@ -34,7 +38,8 @@ from fc_operator.errors import (
     UnauthenticatedError,
 )
 from fc_operator.kit import logs
-from fc_operator.model.readers import Reader
+from fc_operator.model.ids import StepId, StorePath
+from fc_operator.model.readers import EVERYTHING, Reader
 from fc_operator.settings import CacheSettings
 from fc_operator.store import cache_paths as store
 from fc_operator.store.cache_paths import CacheNar, CachePath, CacheTask, Totals
@@ -46,6 +51,10 @@ _REMEMBERED_S = 5.0
 _REMEMBERED_MAX = 50_000
 _LISTING_ENTRIES_MAX = 200_000
 _PIECE_BYTES = 1024 * 1024
+
+LOCAL = "local"
+"""The name of this installation's own machines."""
+LOCAL_PREFIX = "fcl_"
 
 T = TypeVar("T")
 
@@ -89,11 +98,16 @@ class BinaryCache:
         store_dir: str,
         keys: Sequence[SigningKey],
         trusted: TrustedKeys,
+        local_secret: bytes = b"",
     ) -> None:
-        """``keys`` sign all that is served, ``trusted`` are others' whose signatures count."""
+        """``keys`` sign all that is served, ``trusted`` are others' whose signatures count.
+
+        Who knows ``local_secret`` reads everything: Nix of this installation's own machines.
+        """
         self.settings = settings
         self.store_dir = store_dir.rstrip("/")
         self.public_keys = tuple(key.public for key in keys)
+        self._local_token = local_token(local_secret) if local_secret else ""
         self._database = database
         self._objects = objects
         self._keys = tuple(keys)
@@ -107,6 +121,13 @@ class BinaryCache:
     def close(self) -> None:
         """Let go of what only this process has."""
         self._arrivals.close()
+
+    def local_caller(self, token: str) -> Caller | None:
+        """Who has the token of this installation's own machines; None where it is another."""
+        own = self._local_token
+        if not own or not hmac.compare_digest(own.encode(), token.encode()):
+            return None
+        return Caller(name=LOCAL, reader=EVERYTHING)
 
     # Out --------------------------------------------------------------------------------------
 
@@ -414,7 +435,6 @@ class BinaryCache:
         info: Narinfo,
         parts: AsyncIterator[bytes],
         *,
-        uploaded_by: str,
         projects: Collection[UUID],
     ) -> None:
         """Take in a path of this machine's own store, whose Nix says ``info`` of it.
@@ -430,7 +450,7 @@ class BinaryCache:
         async def allow(_: Connection) -> Allowed:
             return Allowed(projects=tuple(projects), deriver=None)
 
-        await self._register(info, nar, uploaded_by=uploaded_by, allow=allow)
+        await self._register(info, nar, uploaded_by=LOCAL, allow=allow)
 
     async def link(self, store_paths: Collection[str], projects: Collection[UUID]) -> None:
         """Let readers of ``projects`` read paths that are there."""
@@ -440,6 +460,53 @@ class BinaryCache:
                 await store.link_projects(connection, narinfos.hash_part_of(path), projects)
 
         await self._database.run(change)
+
+
+def local_token(secret: bytes) -> str:
+    """The password with which Nix of this installation's own machines reads the cache."""
+    return LOCAL_PREFIX + base64.urlsafe_b64encode(secret).rstrip(b"=").decode()
+
+
+async def publish(
+    cache: BinaryCache,
+    nix: Nix,
+    database: Database,
+    *,
+    step_id: StepId,
+    outputs: Collection[StorePath],
+) -> None:
+    """Bring the outputs of a step of this machine, with all that they refer to, into the cache.
+
+    Raises:
+        UnavailableError: Nix, the object store or the database does not answer; try again.
+        InvalidError: a path is not what Nix registered, so this machine's store is damaged.
+    """
+    infos = await nix.closure(outputs)
+    async with database.session() as connection:
+        known = await store.list_by_path(connection, [info.path for info in infos])
+        projects = await store.list_projects_of_step(connection, step_id)
+    for info in infos:
+        if info.path in known:
+            continue
+        try:
+            await cache.add_local(_local(info), nix.dump(info.path), projects=projects)
+        except ConflictError:
+            # Built elsewhere meanwhile, not bit by bit alike; the first one stays.
+            _log.warning("cache.another_content", path=info.path)
+    await cache.link(set(known), projects)
+
+
+def _local(info: PathInfo) -> Narinfo:
+    deriver = info.deriver.rsplit("/", 1)[-1]
+    return Narinfo(
+        store_path=info.path,
+        url="",
+        compression="none",
+        nar_hash=info.nar_hash,
+        nar_size_bytes=info.nar_size_bytes,
+        references=tuple(sorted(path.rsplit("/", 1)[-1] for path in info.references)),
+        deriver=deriver if narinfos.is_base_name(deriver) else None,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,7 +25,7 @@ from fc_operator.errors import InvalidError, NotFoundError, UnauthenticatedError
 from fc_operator.model.ids import StepId
 from fc_operator.model.readers import Reader
 from fc_operator.model.statuses import Role
-from fc_operator.operations.cache import BinaryCache, Caller
+from fc_operator.operations.cache import LOCAL_PREFIX, BinaryCache, Caller
 from fc_operator.store import cache_paths
 from fc_operator.store.pages import logs
 from fc_operator.web import answers, bodies, log_reader
@@ -172,6 +172,11 @@ async def identify(web: Context, request: Request) -> Caller:
     text = _password(text.strip()) if scheme.lower() == "basic" else text.strip()
     if text.startswith(tasks.PREFIX):
         return await _of_task(web, text)
+    if text.startswith(LOCAL_PREFIX):
+        local = web.cache.local_caller(text) if web.cache is not None else None
+        if local is None:
+            raise _refused()
+        return local
     principal = await web.identities.holder(text)
     return Caller(
         name=f"key/{principal.key_id}",
