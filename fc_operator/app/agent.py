@@ -37,6 +37,7 @@ from fc_operator.errors import (
 from fc_operator.evaluator import roots
 from fc_operator.evaluator.checkouts import Checkouts
 from fc_operator.evaluator.find import Evaluators
+from fc_operator.executors import pods
 from fc_operator.executors.cached import CachedExecutor
 from fc_operator.executors.local import LocalExecutor
 from fc_operator.kit import logs, processes
@@ -141,7 +142,12 @@ class Agent:
         work = opened.work
         copies = self._copies(work.nix, token)
         if isinstance(work, StepsWork):
-            return StepsDuty(client, work, self._executor(work, copies))
+            local = self._local(work)
+            if work.nix.sandbox == "Nix":
+                # Said before anything is built, since it is the pod's fault and nobody else's.
+                await copies.prepare()
+                await local.probe()
+            return StepsDuty(client, work, CachedExecutor(local, copies))
         if self._settings.phase == "fetch":
             return self._fetching(client, work, copies)
         return await self._evaluating(client, work, copies)
@@ -160,8 +166,8 @@ class Agent:
             folder=self._private("copies"),
         )
 
-    def _executor(self, work: StepsWork, copies: Copies) -> CachedExecutor:
-        local = LocalExecutor(
+    def _local(self, work: StepsWork) -> LocalExecutor:
+        return LocalExecutor(
             # All that a step needs is fetched before it begins.
             nix=replace(_nix_settings(work.nix), substituters=()),
             builds=BuildSettings(
@@ -173,7 +179,6 @@ class Agent:
             harvest=partial(support.harvest, store_dir=work.nix.store_dir),
             env=self._env,
         )
-        return CachedExecutor(local, copies)
 
     def _fetching(self, client: TaskClient, work: EvaluationWork, copies: Copies) -> FetchDuty:
         mirrors = self._settings.folder / "mirrors"
@@ -252,8 +257,9 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-async def run(settings: AgentSettings, env: Mapping[str, str]) -> Ending:
-    """Run the agent of this pod to its end; SIGTERM and SIGINT stop it.
+async def run(settings: AgentSettings, env: Mapping[str, str]) -> int:
+    """Run the agent of this pod to its end; SIGTERM and SIGINT stop it. Its exit code, which says
+    what the pod's end means for what was not told.
 
     Raises:
         FcError: see ``Agent.run``; its words stand in the pod's status too.
@@ -269,6 +275,11 @@ async def run(settings: AgentSettings, env: Mapping[str, str]) -> Ending:
     except FcError as error:
         with contextlib.suppress(OSError):
             await asyncio.to_thread(_LAST_WORDS.write_text, str(error)[:4000])
+        _log.error("agent.failed", error=str(error), kind=type(error).__name__)
+        if isinstance(error, UnavailableError):
+            return pods.EXIT_UNAVAILABLE
+        if isinstance(error, PrerequisiteError):
+            return pods.EXIT_UNUSABLE
         raise
     _log.info("agent.left", why=ending.value)
-    return ending
+    return pods.EXIT_UNAVAILABLE if ending is Ending.LOST else 0

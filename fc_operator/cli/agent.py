@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from fc_operator.cli import exits, process_options
+from fc_operator.cli import process_options
 
 _EXAMPLES = """\
 \b
@@ -25,10 +25,10 @@ Its pod says what it is to do, in the environment:
 def command(**options: Any) -> int:
     """Evaluate or build inside a pod, and tell the server how it goes.
 
-    The scheduler makes these pods; nobody runs this by hand.
+    The scheduler makes these pods; nobody runs this by hand. Exit codes: 75 when the server was
+    away for too long, 78 when the pod is not fit for its work.
     """
     from fc_operator.app import agent
 
     settings = process_options.load(options)
-    asyncio.run(agent.run(settings.agent, os.environ))
-    return exits.DONE
+    return asyncio.run(agent.run(settings.agent, os.environ))

@@ -151,10 +151,12 @@ def _base(order: PodOrder, settings: KubernetesSettings) -> dict[str, Any]:
     }
     if order.kind == EVALUATION:
         # What the credentials touch (its home, its temporary files) is not there when Nix runs.
+        # The store is: inputs that are repositories are added to it as they are fetched.
         spec["initContainers"] = [
             _container(
                 FETCH,
                 [
+                    {"name": "nix", "mountPath": "/nix"},
                     {"name": "fetch", "mountPath": "/tmp", "subPath": "tmp"},  # noqa: S108
                     {"name": "fetch", "mountPath": "/home/fc", "subPath": "home"},
                     {"name": "work", "mountPath": "/work"},

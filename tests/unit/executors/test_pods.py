@@ -81,7 +81,7 @@ def test_only_an_evaluation_fetches_and_shares_neither_home_nor_tmp_with_it():
     shared = {mount["name"] for mount in found["fetch"]["volumeMounts"]} & {
         mount["name"] for mount in found["agent"]["volumeMounts"]
     }
-    assert shared == {"work"}
+    assert shared == {"work", "nix"}
     assert environment(found["fetch"])["FC_AGENT_PHASE"] == "fetch"
     assert environment(found["agent"])["FC_AGENT_PHASE"] == "work"
 
