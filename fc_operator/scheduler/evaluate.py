@@ -1,7 +1,7 @@
 """Two duties: looking at the sources of jobsets, and evaluating what became due.
 
 Both claim by lease, so several schedulers may run. What they do with a claim stands in ``triggers``
-and ``scheduler.evaluation_run``.
+and ``scheduler.evaluation_run``; where an evaluation runs is a ``Stream``'s to know.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 from uuid import UUID
 
 from fc_operator.clients.git import Git
@@ -23,13 +23,15 @@ from fc_operator.errors import LeaseLostError, PrerequisiteError, UnavailableErr
 from fc_operator.evaluator import key, roots
 from fc_operator.evaluator.checkouts import Checkouts
 from fc_operator.evaluator.find import Evaluators
+from fc_operator.evaluator.requests import Versions
 from fc_operator.kit import logs
 from fc_operator.kit.lives import Lives
 from fc_operator.kit.services import LoopService
 from fc_operator.model.evaluations import ResolvedInput
 from fc_operator.model.ids import CommitId, Owner, TaskId, new_uuid
 from fc_operator.operations.ingest import Ingest
-from fc_operator.scheduler.evaluation_run import Parts, Run
+from fc_operator.scheduler.evaluation_local import LocalStream
+from fc_operator.scheduler.evaluation_run import InterruptedRun, Parts, Run, Stream
 from fc_operator.settings import EvaluationSettings, NixSettings, QueueSettings
 from fc_operator.store import checks, evaluations, listener
 from fc_operator.store.checks import DueJobset
@@ -49,6 +51,18 @@ _CHECKS_MOST = 200
 _SHUTDOWN = "Shutdown"
 _LEASE_LOST = "LeaseLost"
 _SWEEP_S = 600.0
+
+
+class Versioned(Protocol):
+    """Who evaluates, here or in a pod: an ``Evaluator``, or a ``Stream``."""
+
+    async def versions(self) -> Versions:
+        """Part of the key.
+
+        Raises:
+            PrerequisiteError: nothing can be evaluated now.
+        """
+        ...
 
 
 class CheckService:
@@ -72,12 +86,15 @@ class CheckService:
         nix: NixSettings,
         evaluation: EvaluationSettings,
         queue: QueueSettings,
+        stream: Versioned | None = None,
         owner: Owner | None = None,
         owner_file: Path | None = None,
     ) -> None:
+        """``stream``: who evaluates instead of ``evaluators``, such as a ``PodStream``."""
         self._database = database
         self._listener = listener
         self._evaluators = evaluators
+        self._stream = stream
         self._nix = nix
         self._lives = Lives(owner_file)
         self._poll_s = queue.poll_s
@@ -170,7 +187,7 @@ class CheckService:
     async def _key_of(
         self, jobset: DueJobset, commit: CommitId, inputs: Sequence[ResolvedInput]
     ) -> str:
-        versions = await self._evaluators.current().versions()
+        versions = await (self._stream or self._evaluators.current()).versions()
         return key.key_of(
             key.Deciding(
                 commit=commit,
@@ -209,6 +226,7 @@ class EvaluationService:
 
     ``work_dir`` is a folder of this service alone: what lies in it at the start is removed.
     ``env`` is our own environment; ``home`` the folder that evaluators take for their home.
+    ``stream`` is where evaluations run; on this machine, unless said otherwise.
     """
 
     name = "evaluations"
@@ -230,26 +248,26 @@ class EvaluationService:
         home: Path,
         roots_dir: Path | None = None,
         owner: Owner | None = None,
+        stream: Stream | None = None,
     ) -> None:
         self._database = database
         self._listener = listener
-        self._evaluators = evaluators
         self._evaluation = evaluation
         self._queue = queue
         self._work_dir = work_dir.absolute()
         self._roots_dir = roots_dir or roots.default_dir(env)
         self._owner = owner or Owner(owner_id("evaluations"))
-        self._parts = Parts(
+        self._stream = stream or LocalStream(
             database=database,
             secrets=secrets,
             ingest=ingest,
             evaluators=evaluators,
             checkouts=Checkouts(git, env=env, home=home),
-            nix=nix,
             evaluation=evaluation,
             work_dir=self._work_dir,
             roots_dir=self._roots_dir,
         )
+        self._parts = Parts(database=database, ingest=ingest, stream=self._stream, nix=nix)
         self._held: dict[TaskId, _Held] = {}
         self._room = asyncio.Event()
         self._is_explained = True
@@ -312,7 +330,7 @@ class EvaluationService:
         """Whether there is an evaluator here; if not, all that waits says so."""
         reason = message = ""
         try:
-            await self._evaluators.current().versions()
+            await self._stream.versions()
         except PrerequisiteError as error:
             reason, message = "PrerequisiteMissing", str(error)
         if reason or self._is_explained:
@@ -363,6 +381,14 @@ class EvaluationService:
                 await self._stopped(held)
             except LeaseLostError:
                 _log.warning("scheduler.evaluation_lost", evaluation=str(fence.evaluation_id))
+            except InterruptedRun as error:
+                _log.warning(
+                    "scheduler.evaluation_interrupted",
+                    evaluation=str(fence.evaluation_id),
+                    reason=error.reason,
+                    error=error.message,
+                )
+                await self._leave(held, is_charged=error.is_charged, reason=error.reason)
             except PrerequisiteError as error:
                 # Nothing here can be evaluated; claiming it again at once would end the same way.
                 _log.warning("scheduler.evaluation_impossible", error=str(error))
@@ -379,6 +405,7 @@ class EvaluationService:
             self._held.pop(fence.task_id, None)
             self._room.set()
             await self._parts.ingest.forget(fence)
+            await held.run.leave()
             await self._look_again(held)
 
     async def _stopped(self, held: _Held) -> None:
@@ -392,10 +419,12 @@ class EvaluationService:
         else:
             await held.run.end_cancelled(held.stop_reason)
 
-    async def _leave(self, held: _Held) -> None:
-        """Let another take it up, and don't count this try."""
+    async def _leave(self, held: _Held, *, is_charged: bool = False, reason: str = "") -> None:
+        """Let another take it up; the try does not count, unless ``is_charged``."""
         async with self._database.transaction() as connection:
-            if await evaluations.give_back(connection, held.claim.fence.task_id, is_charged=False):
+            if await evaluations.give_back(
+                connection, held.claim.fence.task_id, is_charged=is_charged, reason=reason
+            ):
                 await notify(connection, listener.EVALUATIONS)
                 await notify(connection, listener.BUILDS, str(held.claim.fence.evaluation_id))
 

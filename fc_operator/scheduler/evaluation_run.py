@@ -1,55 +1,107 @@
-"""One claimed evaluation from its checkout to its end; who holds the lease is not known here."""
+"""One claimed evaluation to its end; who holds the lease, and where it runs, is not known here.
+
+A ``Stream`` evaluates: on this machine (``evaluation_local``) or in a pod (``evaluation_pods``).
+"""
 
 from __future__ import annotations
 
 import asyncio
-import shutil
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import aclosing
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
-from typing import TypeVar
-from uuid import UUID
+from typing import Protocol, TypeVar
 
-from fc_operator.clients.git import GitCredentials
-from fc_operator.clients.secrets import Secrets
-from fc_operator.errors import (
-    EvaluationError,
-    FcError,
-    GiveUpError,
-    LeaseLostError,
-    LimitReachedError,
-    NotFoundError,
-    PrerequisiteError,
-    UnavailableError,
-)
-from fc_operator.evaluator import key, roots
-from fc_operator.evaluator.checkouts import Checkout, CheckoutOrder, Checkouts
-from fc_operator.evaluator.find import Evaluators
-from fc_operator.evaluator.protocol import Evaluator
+from fc_operator.errors import LeaseLostError, NotFoundError, PrerequisiteError, UnavailableError
+from fc_operator.evaluator import key
 from fc_operator.evaluator.requests import Versions
 from fc_operator.kit import logs
 from fc_operator.kit.backoff import Backoff
-from fc_operator.model.desired import InputSpec
 from fc_operator.model.evaluations import EvaluationEnd, EvaluationFence
-from fc_operator.model.ids import BuildId, DrvPath, EvaluationId
+from fc_operator.model.ids import EvaluationId
 from fc_operator.model.statuses import EvaluationStatus
 from fc_operator.operations.ingest import Ingest
-from fc_operator.settings import EvaluationSettings, NixSettings
-from fc_operator.store import evaluations
+from fc_operator.settings import NixSettings
+from fc_operator.store import evaluations, tasks
 from fc_operator.store.database import Database
 from fc_operator.store.evaluations import Claim, Job
-from fc_operator.triggers import decisions, inputs, sources
+from fc_operator.triggers import decisions
 
 _log = logs.get_logger()
 T = TypeVar("T")
 
 ATTEMPTS_MAX = 3
 """Losses of a holder after which an evaluation fails: it may be what kills its holders."""
+LIMITS = {"time": "TimeLimit", "memory": "MemoryLimit", "output": "OutputLimit"}
+"""Reasons of evaluations that reached a limit of ours."""
 _PATIENCE = Backoff(base_s=0.1, factor=2, cap_s=2)
-_LIMITS = {"time": "TimeLimit", "memory": "MemoryLimit", "output": "OutputLimit"}
+
+
+class InterruptedRun(Exception):  # noqa: N818 - it is no error: the evaluation is taken up again
+    """Where it ran is gone; no end is known, and it has to be evaluated again.
+
+    ``is_charged`` counts the try, since what does so again and again is put aside.
+    """
+
+    def __init__(self, reason: str, message: str, *, is_charged: bool) -> None:
+        super().__init__(f"{reason}: {message}")
+        self.reason = reason
+        self.message = message
+        self.is_charged = is_charged
+
+
+@dataclass(slots=True)
+class Account:
+    """What is noted of a run while it goes, and written with its end, whatever that is."""
+
+    key: str = ""
+    evaluator: str = ""
+    version: str = ""
+    checkout_ms: int = 0
+    began_s: float | None = None
+    """When the evaluator began, by our own clock."""
+    told_ms: int | None = None
+    """How long it took, where somebody else measured it."""
+
+    @property
+    def evaluation_ms(self) -> int:
+        """How long the evaluator took, or takes by now."""
+        if self.told_ms is not None:
+            return self.told_ms
+        return 0 if self.began_s is None else ms_since(self.began_s)
+
+
+class Stream(Protocol):
+    """Where an evaluation runs: from a claim to rows in the database and an end."""
+
+    async def versions(self) -> Versions:
+        """Who would evaluate; part of the key.
+
+        Raises:
+            PrerequisiteError: nothing can be evaluated now.
+        """
+        ...
+
+    async def keep_equal(self, equal: EvaluationId, own: EvaluationId) -> bool:
+        """Keep what an equal evaluation made for this one too; false where it is gone."""
+        ...
+
+    async def evaluate(self, claim: Claim, job: Job, account: Account) -> EvaluationEnd:
+        """Evaluate: put all rows into the database, and say how it ended.
+
+        Raises:
+            LeaseLostError: it went to somebody else.
+            InterruptedRun: where it ran is gone.
+            PrerequisiteError: it can't be evaluated here now.
+        """
+        ...
+
+    async def leave(self, fence: EvaluationFence, *, is_ended: bool) -> None:
+        """Clean up behind a claim that is over, whatever its end was; raises nothing.
+
+        ``is_ended`` says that it was evaluated to its end.
+        """
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,14 +109,9 @@ class Parts:
     """What a run needs; the same for all of a process."""
 
     database: Database
-    secrets: Secrets
     ingest: Ingest
-    evaluators: Evaluators
-    checkouts: Checkouts
+    stream: Stream
     nix: NixSettings
-    evaluation: EvaluationSettings
-    work_dir: Path
-    roots_dir: Path
 
 
 def key_of(job: Job, versions: Versions, *, store_dir: str) -> str:
@@ -85,15 +132,13 @@ def key_of(job: Job, versions: Versions, *, store_dir: str) -> str:
 
 
 class Run:
-    """Evaluates one claim. Cancelling the task of ``run`` kills its processes."""
+    """Evaluates one claim. Cancelling the task of ``run`` stops it, wherever it runs."""
 
     def __init__(self, parts: Parts, claim: Claim) -> None:
         self._parts = parts
         self._claim = claim
-        self._evaluator = ""
-        self._version = ""
-        self._checkout_ms = 0
-        self._began_s: float | None = None
+        self._account = Account()
+        self._is_ended = False
         self.end: EvaluationEnd | None = None
         """How it ended, once that is written."""
         self.check_interval_s = 0
@@ -103,33 +148,26 @@ class Run:
     def _fence(self) -> EvaluationFence:
         return self._claim.fence
 
-    @property
-    def folder(self) -> Path:
-        """Its own; removed at the end, whatever the end was."""
-        return self._parts.work_dir / str(self._fence.task_id)
-
     async def run(self) -> None:
         """Evaluate and write the end.
 
         Raises:
             LeaseLostError: it went to somebody else; nothing was written.
+            InterruptedRun: where it ran is gone; nothing was written.
             PrerequisiteError: it can't be evaluated here now; nothing was written.
             CancelledError: the caller writes the end, see ``end_cancelled``.
         """
-        try:
-            end = await self._ended()
-        finally:
-            await asyncio.shield(asyncio.to_thread(shutil.rmtree, self.folder, ignore_errors=True))
-        await self.finish(end)
+        await self.finish(await self._ended())
 
     async def finish(self, end: EvaluationEnd) -> None:
         """Write how it ended; again and again while PostgreSQL does not answer."""
+        account = self._account
         whole = replace(
             end,
-            evaluator=self._evaluator,
-            evaluator_version=self._version,
-            checkout_ms=self._checkout_ms,
-            evaluation_ms=0 if self._began_s is None else _ms_since(self._began_s),
+            evaluator=account.evaluator,
+            evaluator_version=account.version,
+            checkout_ms=account.checkout_ms,
+            evaluation_ms=account.evaluation_ms,
         )
         await insist(partial(self._parts.ingest.finish, self._fence, whole))
         self.end = whole
@@ -152,55 +190,44 @@ class Run:
             EvaluationEnd(status=EvaluationStatus.CANCELLED, reason=reason, message=message)
         )
 
+    async def leave(self) -> None:
+        """Clean up, once the claim is over; raises nothing."""
+        await self._parts.stream.leave(self._fence, is_ended=self._is_ended)
+
     async def _ended(self) -> EvaluationEnd:
         if self._claim.cancel_requested:
             return EvaluationEnd(
                 status=EvaluationStatus.CANCELLED, reason=self._claim.status_reason or "Cancelled"
             )
         if self._claim.attempt > ATTEMPTS_MAX:
-            return _failed(
-                "internal",
-                decisions.QUARANTINED,
-                f"the process that evaluated it was lost {ATTEMPTS_MAX} times",
-            )
+            return failed("internal", decisions.QUARANTINED, await insist(self._why_lost))
         try:
             return await self._evaluated()
-        except (LeaseLostError, PrerequisiteError, asyncio.CancelledError):
+        except (LeaseLostError, InterruptedRun, PrerequisiteError, asyncio.CancelledError):
             raise
         except Exception as error:  # noqa: BLE001 - every evaluation has an end that can be seen
             _log.exception("scheduler.evaluation_broke", evaluation=str(self._fence.evaluation_id))
-            return _failed("internal", "Internal", f"our own error: {error!r}")
+            return failed("internal", "Internal", f"our own error: {error!r}")
+
+    async def _why_lost(self) -> str:
+        async with self._parts.database.session() as connection:
+            ending = await tasks.fetch_last_ending(connection, self._fence.evaluation_id)
+        if ending is None:
+            return f"the process that evaluated it was lost {ATTEMPTS_MAX} times"
+        return f"its pod was lost {ATTEMPTS_MAX} times; the last time: {ending.get('message', '')}"
 
     async def _evaluated(self) -> EvaluationEnd:
-        parts = self._parts
+        parts, account = self._parts, self._account
         job = await insist(self._fetch_job)
         self.check_interval_s = job.check_interval_s
-        evaluator = parts.evaluators.current()
-        versions = await evaluator.versions()
-        self._evaluator, self._version = versions.evaluator, versions.version
-        key = key_of(job, versions, store_dir=parts.nix.store_dir)
-        if not job.force and await self._reuse(key):
-            return EvaluationEnd(status=EvaluationStatus.COMPLETED, reason="Reused")
-        began_s = time.monotonic()
-        try:
-            checkout = await self._checkout(job)
-        except (FcError, TimeoutError) as error:
-            if isinstance(error, PrerequisiteError | LeaseLostError):
-                raise
-            return _no_checkout(error, parts.evaluation.fetch_timeout_s)
-        finally:
-            self._checkout_ms = _ms_since(began_s)
-        self._began_s = time.monotonic()
-        describing = asyncio.create_task(self._describe(checkout, key))
-        try:
-            end = await self._stream(evaluator, checkout)
-            await describing
-        except NotFoundError as error:
-            return _no_checkout(error, parts.evaluation.fetch_timeout_s)
-        finally:
-            checkout.commit.cancel()
-            describing.cancel()
-            await asyncio.gather(checkout.commit, describing, return_exceptions=True)
+        versions = await parts.stream.versions()
+        account.evaluator, account.version = versions.evaluator, versions.version
+        account.key = key_of(job, versions, store_dir=parts.nix.store_dir)
+        if not job.force and await self._reuse():
+            end = EvaluationEnd(status=EvaluationStatus.COMPLETED, reason="Reused")
+        else:
+            end = await parts.stream.evaluate(self._claim, job, account)
+        self._is_ended = True
         return end
 
     async def _fetch_job(self) -> Job:
@@ -210,15 +237,11 @@ class Run:
             raise LeaseLostError("the evaluation is gone")
         return job
 
-    async def _reuse(self, key: str) -> bool:
+    async def _reuse(self) -> bool:
         """Take the jobs of an equal evaluation if all its derivations are here; no process."""
         parts = self._parts
-        equal = await insist(partial(self._fetch_equal, key))
-        if equal is None or not await asyncio.to_thread(
-            roots.copy,
-            parts.roots_dir / str(equal),
-            parts.roots_dir / str(self._fence.evaluation_id),
-        ):
+        equal = await insist(self._fetch_equal)
+        if equal is None or not await parts.stream.keep_equal(equal, self._fence.evaluation_id):
             return False
         try:
             await insist(partial(parts.ingest.reuse, self._fence, equal))
@@ -227,138 +250,28 @@ class Run:
             return False
         return True
 
-    async def _fetch_equal(self, key: str) -> EvaluationId | None:
+    async def _fetch_equal(self) -> EvaluationId | None:
+        account = self._account
         async with self._parts.database.transaction() as connection:
-            equal = await evaluations.fetch_equal(connection, key, self._fence.evaluation_id)
+            equal = await evaluations.fetch_equal(
+                connection, account.key, self._fence.evaluation_id
+            )
             if equal is not None and not await evaluations.describe_equal(
                 connection,
                 self._fence,
                 equal,
-                evaluator=self._evaluator,
-                evaluator_version=self._version,
+                evaluator=account.evaluator,
+                evaluator_version=account.version,
             ):
                 raise LeaseLostError("the evaluation went to somebody else")
             return equal
 
-    async def _checkout(self, job: Job) -> Checkout:
-        evaluation = self._parts.evaluation
 
-        async def credentials_for(url: str) -> GitCredentials | None:
-            return await sources.credentials_for(
-                self._parts.secrets,
-                namespace=job.namespace,
-                secret=job.credentials_secret,
-                repository_url=job.repository_url,
-                url=url,
-            )
-
-        order = CheckoutOrder(
-            repository_url=job.repository_url,
-            credentials_for=credentials_for,
-            commit=job.commit,
-            expression=job.expression,
-            is_flake=job.is_flake,
-            inputs=job.inputs,
-            input_urls={
-                each.name: inputs.parse_git(each.value).url
-                for each in job.inputs
-                if each.type == "git"
-            },
-            builds=await insist(partial(self._builds, job)),
-            paths={
-                each.name: sources.allowed_path(
-                    InputSpec(name=each.name, type=each.type, value=each.value),
-                    evaluation.allowed_paths,
-                )
-                for each in job.inputs
-                if each.type == "path" and each.value.startswith("/")
-            },
-            systems=job.systems,
-            allow_import_from_derivation=job.allow_import_from_derivation,
-            timeout_s=job.timeout_s or evaluation.timeout_s,
-        )
-        async with asyncio.timeout(evaluation.fetch_timeout_s):
-            return await self._parts.checkouts.make(
-                order,
-                work_dir=self.folder,
-                roots_dir=self._parts.roots_dir / str(self._fence.evaluation_id),
-            )
-
-    async def _builds(self, job: Job) -> dict[str, tuple[DrvPath, str]]:
-        found: dict[str, tuple[DrvPath, str]] = {}
-        wanted = {e.name: e.revision for e in job.inputs if e.type == "build" and e.revision}
-        if wanted:
-            async with self._parts.database.session() as connection:
-                for name, build_id in wanted.items():
-                    build = await evaluations.fetch_build_version(
-                        connection, BuildId(UUID(build_id))
-                    )
-                    if build is not None:
-                        found[name] = build
-        return found
-
-    async def _describe(self, checkout: Checkout, key: str) -> None:
-        commit = await checkout.commit
-        stored = {
-            each.name: each.store_path
-            for each in checkout.request.arguments
-            if each.store_path is not None
-        }
-
-        async def change() -> bool:
-            async with self._parts.database.transaction() as connection:
-                if stored:
-                    await evaluations.set_store_paths(connection, self._fence.evaluation_id, stored)
-                return await evaluations.describe(
-                    connection,
-                    self._fence,
-                    tree=commit.tree,
-                    subject=commit.subject,
-                    author=commit.author,
-                    key=key,
-                    evaluator=self._evaluator,
-                    evaluator_version=self._version,
-                    checkout_ms=self._checkout_ms,
-                )
-
-        if not await insist(change):
-            raise LeaseLostError("the evaluation went to somebody else")
-
-    async def _stream(self, evaluator: Evaluator, checkout: Checkout) -> EvaluationEnd:
-        ingest = self._parts.ingest
-        try:
-            async with aclosing(evaluator.evaluate(checkout.request)) as batches:
-                async for batch in batches:
-                    await insist(partial(ingest.put, self._fence, batch.rows, batch.errors))
-        except EvaluationError as error:
-            return _failed("evaluation", "EvaluationFailed", error.message)
-        except UnavailableError as error:
-            # A full disk, say. Whatever it has told before, the source had no fair try.
-            return _failed("internal", "MachineFailed", error.message)
-        except LimitReachedError as error:
-            return EvaluationEnd(
-                status=EvaluationStatus.TIMED_OUT
-                if error.limit == "time"
-                else EvaluationStatus.FAILED,
-                reason=_LIMITS.get(error.limit, "Limit"),
-                error_kind="limit",
-                message=error.message,
-            )
-        return EvaluationEnd(status=EvaluationStatus.COMPLETED)
-
-
-def _failed(kind: str, reason: str, message: str) -> EvaluationEnd:
+def failed(kind: str, reason: str, message: str) -> EvaluationEnd:
+    """An end for which nobody evaluated anything, or not to the end."""
     return EvaluationEnd(
         status=EvaluationStatus.FAILED, reason=reason, error_kind=kind, message=message
     )
-
-
-def _no_checkout(error: Exception, timeout_s: float) -> EvaluationEnd:
-    if isinstance(error, GiveUpError):
-        return _failed("evaluation", "InputInvalid", str(error))
-    if isinstance(error, TimeoutError):
-        return _failed("fetch", "CheckoutFailed", f"the checkout took longer than {timeout_s} s")
-    return _failed("fetch", "CheckoutFailed", str(error))
 
 
 async def insist(work: Callable[[], Awaitable[T]]) -> T:
@@ -376,5 +289,6 @@ async def insist(work: Callable[[], Awaitable[T]]) -> T:
             await asyncio.sleep(_PATIENCE.delay_s(tries))
 
 
-def _ms_since(began_s: float) -> int:
+def ms_since(began_s: float) -> int:
+    """Milliseconds since ``began_s`` on the monotonic clock."""
     return round((time.monotonic() - began_s) * 1000)

@@ -216,9 +216,14 @@ async def list_cancels(connection: Connection, task_ids: Collection[TaskId]) -> 
     return {TaskId(row["id"]): row["status_reason"] or "Cancelled" async for row in rows}
 
 
-async def give_back(connection: Connection, task_id: TaskId, *, is_charged: bool) -> bool:
-    """Make an evaluation of ours pending again; ``is_charged`` counts the try against it."""
-    row = await _sql.give_back(connection, task_id=task_id, is_charged=is_charged)
+async def give_back(
+    connection: Connection, task_id: TaskId, *, is_charged: bool, reason: str = ""
+) -> bool:
+    """Make an evaluation of ours pending again; ``is_charged`` counts the try against it.
+
+    ``reason`` says why, where that is no matter of course.
+    """
+    row = await _sql.give_back(connection, task_id=task_id, is_charged=is_charged, reason=reason)
     return row is not None
 
 

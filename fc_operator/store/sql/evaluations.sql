@@ -100,8 +100,8 @@ FROM tasks t
 JOIN evaluations e ON e.id = t.evaluation_id
 WHERE t.id = ANY (:task_ids::uuid[]) AND (t.cancel_requested OR e.cancel_requested);
 
--- name: give_back(task_id, is_charged)^
--- An evaluation that its holder leaves: pending again, and the try is not counted.
+-- name: give_back(task_id, is_charged, reason)^
+-- An evaluation that its holder leaves: pending again, and the try may not be counted.
 WITH task AS (
     UPDATE tasks SET state = 'ended', ended_at = now()
     WHERE id = :task_id AND state = 'live'
@@ -109,7 +109,9 @@ WITH task AS (
 )
 UPDATE evaluations e
 SET status = 'pending', task_id = NULL,
-    attempt = e.attempt - CASE WHEN :is_charged THEN 0 ELSE 1 END
+    attempt = e.attempt - CASE WHEN :is_charged THEN 0 ELSE 1 END,
+    status_reason = CASE WHEN e.cancel_requested OR :reason::text = '' THEN e.status_reason
+        ELSE :reason::text END
 FROM task
 WHERE e.id = task.evaluation_id AND e.task_id = task.id AND e.status = 'running'
 RETURNING e.id;
