@@ -12,14 +12,17 @@ from fc_operator.clients.nix import Nix
 from fc_operator.evaluator import roots
 from fc_operator.evaluator.find import Evaluators
 from fc_operator.executors.local import LocalExecutor
+from fc_operator.executors.protocol import Executor
 from fc_operator.intake import repos
 from fc_operator.kit.services import Service, Supervisor
+from fc_operator.operations.cache import publish
 from fc_operator.operations.ingest import Ingest
 from fc_operator.operations.manifests import Keyring
 from fc_operator.results import support
 from fc_operator.scheduler.dispatch import DispatchService
 from fc_operator.scheduler.evaluate import CheckService, EvaluationService
 from fc_operator.scheduler.maintain import MaintenanceService
+from fc_operator.scheduler.publish import PublishingExecutor
 from fc_operator.settings import Settings
 
 
@@ -32,7 +35,7 @@ def evaluating_services(parts: Parts) -> list[Service]:
     """What turns due jobsets into evaluations, and evaluations into builds and steps."""
     settings, env = parts.settings, wiring.environment()
     home = parts.state.folder("evaluators", mode=0o700)
-    nix = Nix(settings.nix, env)
+    nix = Nix(parts.nix, parts.nix_environment())
     evaluators = Evaluators(nix=settings.nix, evaluation=settings.evaluation, env=env, home=home)
     checks = CheckService(
         database=parts.database,
@@ -75,13 +78,16 @@ def building_services(parts: Parts) -> list[Service]:
     )
     if not settings.builds.local:
         return [maintenance]
-    local = LocalExecutor(
-        nix=settings.nix,
+    local: Executor = LocalExecutor(
+        nix=parts.nix,
         builds=settings.builds,
         dir=parts.state.folder("local"),
         harvest=partial(support.harvest, store_dir=settings.nix.store_dir),
-        env=wiring.environment(),
+        env=parts.nix_environment(),
     )
+    if parts.cache is not None:
+        nix = Nix(parts.nix, parts.nix_environment())
+        local = PublishingExecutor(local, partial(publish, parts.cache, nix, parts.database))
     dispatch = DispatchService(
         parts.database,
         parts.listener,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from fc_operator.app import wiring
 from fc_operator.app.state import StateDirectory
 from fc_operator.app.wiring import Parts
@@ -44,8 +46,9 @@ class Server:
         url = wiring.database_url(self._settings)
         state = StateDirectory(self._settings.state.dir)
         self._parts = await wiring.open_parts(self._settings, state, url, "fc server")
-        serves_cache = self._settings.cache.enabled != "Never"
-        web = web_service(self._parts, wiring.binary_cache(self._parts) if serves_cache else None)
+        if self._settings.cache.enabled != "Never":
+            self._parts = replace(self._parts, cache=wiring.binary_cache(self._parts))
+        web = web_service(self._parts, self._parts.cache)
         services: list[Service] = [self._parts.listener, web]
         self._supervisor = Supervisor(services)
         await self._supervisor.start()

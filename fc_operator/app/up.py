@@ -47,7 +47,11 @@ class Up:
         self._parts = await wiring.open_parts(
             self._settings, self._state, url, "fc up", makes_pods=True
         )
-        web = web_service(self._parts)
+        uses_cache = self._settings.cache.enabled == "Always"
+        cache = wiring.binary_cache(self._parts) if uses_cache else None
+        web = web_service(self._parts, cache)
+        if cache is not None:
+            self._parts = wiring.use_cache(self._parts, cache, f"{web.bind()}/cache")
         services: list[Service] = [
             self._parts.listener,
             web,

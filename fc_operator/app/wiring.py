@@ -5,8 +5,9 @@ from __future__ import annotations
 import base64
 import binascii
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from fc_operator.app.state import StateDirectory
 from fc_operator.cache import signing
@@ -16,14 +17,16 @@ from fc_operator.clients.secrets import DirectorySecrets, NoSecrets, Secrets
 from fc_operator.errors import SettingsError
 from fc_operator.kit import ciphers
 from fc_operator.kit.ciphers import Cipher
-from fc_operator.operations.cache import BinaryCache
-from fc_operator.settings import Settings
+from fc_operator.operations.cache import BinaryCache, local_token
+from fc_operator.settings import NixSettings, Settings
 from fc_operator.store import migrations
 from fc_operator.store.database import Database
 from fc_operator.store.listener import Listener
 
 if TYPE_CHECKING:
     from fc_operator.clients.kube import Kube
+
+_LOCAL_PURPOSE = "cache/local/1"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,9 +43,29 @@ class Parts:
     git: Git
     kube: Kube | None = None
     """The cluster's API server, where secrets are read from it or pods are made."""
+    cache: BinaryCache | None = None
+    """Where this process serves it, or brings what it builds into it."""
+    own_nix: NixSettings | None = None
+    """How Nix is called where it uses our cache; evaluators never do."""
+    own_nix_config: str = ""
+    """Lines of nix.conf that go with it."""
+
+    @property
+    def nix(self) -> NixSettings:
+        """How Nix is called to build and to ask what is there."""
+        return self.own_nix or self.settings.nix
+
+    def nix_environment(self) -> dict[str, str]:
+        """The environment that goes with ``nix``."""
+        env = environment()
+        if self.own_nix_config:
+            env["NIX_CONFIG"] = f"{env.get('NIX_CONFIG', '')}\n{self.own_nix_config}"
+        return env
 
     async def close(self) -> None:
         """Close the connections to the database and to the cluster."""
+        if self.cache is not None:
+            self.cache.close()
         await self.database.close()
         if self.kube is not None:
             await self.kube.close()
@@ -87,6 +110,32 @@ def binary_cache(parts: Parts) -> BinaryCache:
             seed=parts.cipher.derive("cache/signing/1"),
         ),
         trusted=signing.TrustedKeys(nix.trusted_public_keys),
+        local_secret=parts.cipher.derive(_LOCAL_PURPOSE),
+    )
+
+
+def use_cache(parts: Parts, cache: BinaryCache, url: str) -> Parts:
+    """The same parts, with ``cache``, answering at ``url``, used by the Nix of this machine.
+
+    Its password lies in a netrc file of the state directory, for nobody but ourselves.
+    """
+    nix = parts.settings.nix
+    netrc = parts.state.path.absolute() / "cache.netrc"
+    password = local_token(parts.cipher.derive(_LOCAL_PURPOSE))
+    text = f"machine {urlsplit(url).hostname} login fc password {password}\n"
+    netrc.unlink(missing_ok=True)
+    with os.fdopen(os.open(netrc, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(text)
+    return replace(
+        parts,
+        cache=cache,
+        own_nix=replace(
+            nix,
+            substituters=(url, *nix.substituters),
+            trusted_public_keys=(*cache.public_keys, *nix.trusted_public_keys),
+        ),
+        # What was missing a moment ago may have been built meanwhile.
+        own_nix_config=f"narinfo-cache-negative-ttl = 0\nnetrc-file = {netrc}\n",
     )
 
 

@@ -48,6 +48,7 @@ COMMANDS: Final[dict[str, dict[str, str]]] = {
     },
     "Manage": {
         "key": "Create, list and revoke API keys.",
+        "cache": "Show the binary cache; make signing keys.",
         "completion": "Print a shell's completion script.",
     },
 }

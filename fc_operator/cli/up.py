@@ -15,6 +15,7 @@ Examples:
   fc up --config ./my-manifests                        a folder, watched
   fc up --config https://git.example.org/team/ci.git   a git repository, fetched
   fc up                                                only what `fc apply` sends
+  fc up --cache                                        and a binary cache of what it builds
 
 \b
 Then, in another terminal:
@@ -31,6 +32,7 @@ Ctrl-C stops within seconds; what was building is built again at the next start.
 @click.option("--path", metavar="FOLDER", help="Folder inside the source.")
 @click.option("--host", metavar="ADDRESS", help="Address to listen on (127.0.0.1).")
 @click.option("--port", type=int, help="Port to listen on (8080); 0 takes a free one.")
+@click.option("--cache", is_flag=True, help="Serve a binary cache at /cache, and use it.")
 @process_options.settings_options
 def command(**options: Any) -> int:
     """Run everything on this machine, with a PostgreSQL of its own unless a URL is given.
@@ -47,6 +49,7 @@ def command(**options: Any) -> int:
         "config.path": options.pop("path"),
         "web.host": options.pop("host"),
         "web.port": options.pop("port"),
+        "cache.enabled": "Always" if options.pop("cache") else None,
     }
     settings = process_options.load(options, more)
     up = Up(settings)
@@ -55,6 +58,8 @@ def command(**options: Any) -> int:
         click.echo(f"FC Operator is up: {up.url}")
         if settings.config.source:
             click.echo(f"manifests from {settings.config.source}; state in {settings.state.dir}")
+        if settings.cache.enabled == "Always":
+            click.echo(f"binary cache: {up.url}/cache; `fc cache` shows its key")
 
     asyncio.run(processes.run_until_stopped(up, started=say))
     return exits.DONE

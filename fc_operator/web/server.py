@@ -60,8 +60,21 @@ class WebService:
         )
         self.app: Sanic[Any, Any] | None = None
         self._server: Any = None
+        self._listening: socket.socket | None = None
         self.url = ""
         """Where it answers, once started; with ``public_url`` set, that."""
+
+    def bind(self) -> str:
+        """Take the address, if that was not done yet; who asks from now on waits for ``start``.
+
+        Returns where this machine's own programs reach it.
+
+        Raises:
+            PrerequisiteError: the address is taken or not ours.
+        """
+        if self._listening is None:
+            self._listening = _listen(self._settings.host, self._settings.port)
+        return _url(self._settings.host, self._listening.getsockname()[1])
 
     async def start(self) -> None:
         """Listen and answer.
@@ -72,9 +85,9 @@ class WebService:
         if self._server is not None:
             return
         self.app = application.build(self.context, route_table.ROUTES, self.measures)
-        listening = _listen(self._settings.host, self._settings.port)
-        port = listening.getsockname()[1]
-        self.url = self._settings.public_url.rstrip("/") or _url(self._settings.host, port)
+        own_url = self.bind()
+        listening, self._listening = self._listening, None
+        self.url = self._settings.public_url.rstrip("/") or own_url
         self._server = await self.app.create_server(sock=listening, return_asyncio_server=True)
         await self._server.startup()
         await self._server.before_start()
@@ -84,6 +97,9 @@ class WebService:
 
     async def stop(self) -> None:
         """Answer what was asked, for two seconds at most, and stop listening."""
+        if self._listening is not None:
+            self._listening.close()
+            self._listening = None
         server, self._server = self._server, None
         if server is None or self.app is None:
             return
