@@ -7,12 +7,16 @@ from pathlib import Path
 
 from fc_operator.app import wiring
 from fc_operator.app.wiring import Parts
+from fc_operator.cache.knowledge import CacheKnowledge
 from fc_operator.clients.kube import own_namespace
 from fc_operator.clients.kube_pods import KubePods
 from fc_operator.errors import SettingsError
 from fc_operator.executors import targets
 from fc_operator.executors.targets import Defaults, Target
+from fc_operator.model.work import NixWork
 from fc_operator.operations import tasks
+from fc_operator.operations.ingest import Ingest
+from fc_operator.scheduler.evaluation_pods import Launcher, PodStream
 from fc_operator.scheduler.pods import PodService, Site
 from fc_operator.settings import KubernetesSettings
 
@@ -29,11 +33,7 @@ async def pod_service(parts: Parts) -> PodService:
         installation=kubernetes.installation
         or f"fc-{parts.cipher.derive('installation').hex()[:16]}",
         targets=await read_targets(kubernetes),
-        nix=tasks.nix_work(
-            settings.nix,
-            cache_url=f"{kubernetes.server_url.rstrip('/')}/cache",
-            cache_public_keys=wiring.binary_cache(parts).public_keys,
-        ),
+        nix=_agents_nix(parts),
     )
     return PodService(
         parts.database,
@@ -44,6 +44,41 @@ async def pod_service(parts: Parts) -> PodService:
         kubernetes=kubernetes,
         queue=settings.queue,
         builds=settings.builds,
+    )
+
+
+def evaluation_stream(parts: Parts, launcher: Launcher) -> tuple[PodStream, Ingest]:
+    """Where evaluations run when pods do them, and what writes their rows: no Nix is asked here,
+    what is known of derivations and outputs is what the binary cache has.
+    """
+    settings = parts.settings
+    knowledge = CacheKnowledge(parts.database, parts.objects, store_dir=settings.nix.store_dir)
+    ingest = Ingest(
+        parts.database, knowledge, settings.builds, roots_dir=parts.state.folder("roots")
+    )
+    stream = PodStream(
+        database=parts.database,
+        listener=parts.listener,
+        secrets=parts.secrets,
+        cipher=parts.cipher,
+        git=parts.git,
+        ingest=ingest,
+        launcher=launcher,
+        nix=_agents_nix(parts),
+        evaluation=settings.evaluation,
+        kubernetes=settings.kubernetes,
+        queue=settings.queue,
+    )
+    return stream, ingest
+
+
+def _agents_nix(parts: Parts) -> NixWork:
+    """How agents call Nix: with our cache, as they reach it."""
+    settings = parts.settings
+    return tasks.nix_work(
+        settings.nix,
+        cache_url=f"{settings.kubernetes.server_url.rstrip('/')}/cache",
+        cache_public_keys=wiring.binary_cache(parts).public_keys,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fc_operator.app import wiring
 from fc_operator.app.state import StateDirectory
@@ -25,18 +26,31 @@ from fc_operator.scheduler.maintain import MaintenanceService
 from fc_operator.scheduler.publish import PublishingExecutor
 from fc_operator.settings import Settings
 
+if TYPE_CHECKING:
+    from fc_operator.scheduler.evaluation_pods import Launcher
+    from fc_operator.scheduler.pods import PodService
+
 
 def _owners(parts: Parts) -> Path:
     """Where services remember under which name they hold things; the state's lock guards it."""
     return parts.state.folder("owners", mode=0o700)
 
 
-def evaluating_services(parts: Parts) -> list[Service]:
-    """What turns due jobsets into evaluations, and evaluations into builds and steps."""
+def evaluating_services(parts: Parts, launcher: Launcher | None = None) -> list[Service]:
+    """What turns due jobsets into evaluations, and evaluations into builds and steps.
+
+    With ``launcher`` evaluations run in pods that it makes, else on this machine.
+    """
     settings, env = parts.settings, wiring.environment()
     home = parts.state.folder("evaluators", mode=0o700)
     nix = Nix(parts.nix, parts.nix_environment())
     evaluators = Evaluators(nix=settings.nix, evaluation=settings.evaluation, env=env, home=home)
+    ingest = Ingest(parts.database, nix, settings.builds, roots_dir=roots.default_dir(nix.env))
+    stream = None
+    if launcher is not None:
+        from fc_operator.app import pods  # as below
+
+        stream, ingest = pods.evaluation_stream(parts, launcher)
     checks = CheckService(
         database=parts.database,
         listener=parts.listener,
@@ -46,6 +60,7 @@ def evaluating_services(parts: Parts) -> list[Service]:
         nix=settings.nix,
         evaluation=settings.evaluation,
         queue=settings.queue,
+        stream=stream,
         owner_file=_owners(parts) / "checks",
     )
     evaluations = EvaluationService(
@@ -53,12 +68,7 @@ def evaluating_services(parts: Parts) -> list[Service]:
         listener=parts.listener,
         git=parts.git,
         secrets=parts.secrets,
-        ingest=Ingest(
-            parts.database,
-            nix,
-            settings.builds,
-            roots_dir=roots.default_dir(nix.env),
-        ),
+        ingest=ingest,
         evaluators=evaluators,
         nix=settings.nix,
         evaluation=settings.evaluation,
@@ -66,6 +76,7 @@ def evaluating_services(parts: Parts) -> list[Service]:
         work_dir=parts.state.folder("worktrees", mode=0o700),
         env=env,
         home=home,
+        stream=stream,
     )
     return [checks, evaluations]
 
@@ -99,13 +110,13 @@ def building_services(parts: Parts) -> list[Service]:
     return [dispatch, maintenance]
 
 
-async def pod_services(parts: Parts) -> list[Service]:
+async def pod_service(parts: Parts) -> PodService | None:
     """What makes pods, if anything does."""
     if not parts.settings.kubernetes.enabled:
-        return []
+        return None
     from fc_operator.app import pods  # a client of 40 MB that other machines save
 
-    return [await pods.pod_service(parts)]
+    return await pods.pod_service(parts)
 
 
 async def syncing_services(parts: Parts) -> list[Service]:
@@ -126,10 +137,13 @@ async def syncing_services(parts: Parts) -> list[Service]:
 
 async def services(parts: Parts) -> list[Service]:
     """All duties of a scheduler, in the order in which they start."""
+    pods = await pod_service(parts)
+    launcher = pods if parts.settings.kubernetes.evaluations else None
     return [
-        *evaluating_services(parts),
+        # First of all, so that it is the last to stop: evaluations that end dismiss their pods.
+        *([pods] if pods is not None else []),
+        *evaluating_services(parts, launcher),
         *building_services(parts),
-        *await pod_services(parts),
         *await syncing_services(parts),
     ]
 
