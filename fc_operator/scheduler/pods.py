@@ -84,6 +84,7 @@ class _Memory:
     """What was seen of pods in this life, by task; all of it can be seen again."""
 
     leaving: dict[TaskId, Ending] = field(default_factory=dict)
+    leaving_since_s: dict[TaskId, float] = field(default_factory=dict)
     stuck_since_s: dict[TaskId, float] = field(default_factory=dict)
     silent_since_s: dict[TaskId, float] = field(default_factory=dict)
     again_s: dict[TaskId, float] = field(default_factory=dict)
@@ -93,9 +94,16 @@ class _Memory:
     def keep(self, tasks: Iterable[TaskId], uids: Iterable[str]) -> None:
         """Forget all others."""
         live, there = set(tasks), set(uids)
-        for known in (self.leaving, self.stuck_since_s, self.silent_since_s, self.again_s):
-            for task_id in known.keys() - live:
-                del known[task_id]
+        for task_id in self.leaving.keys() - live:
+            del self.leaving[task_id]
+        for times in (
+            self.leaving_since_s,
+            self.stuck_since_s,
+            self.silent_since_s,
+            self.again_s,
+        ):
+            for task_id in times.keys() - live:
+                del times[task_id]
         for uid in self.orphans_since_s.keys() - there:
             del self.orphans_since_s[uid]
 
@@ -626,9 +634,9 @@ class PodService:
 
     async def _miss(self, task: PodTask) -> None:
         """A live task has no pod: not yet, or not any more."""
-        if task.has_ended:
+        if _is_settled(task):
             return
-        if task.is_created:
+        if task.is_created or task.has_ended:
             await self._end(task.id, "Gone", self._seen.leaving.get(task.id, pods.GONE))
             return
         if task.age_s > self._settings.pending_timeout_s:
@@ -648,19 +656,24 @@ class PodService:
         ending = seen.ending or self._overdue(task, seen)
         if ending is None:
             return
-        if not task.has_ended:
+        if not _is_settled(task):
             if ending.is_crash:
                 await self._tell_last_words(task, pod)
             phase = seen.phase if seen.ending else "Gone"
             if ending.reason in _OF_TARGETS:
                 self._hold_on(task.target, _project_of(pod), ending)
             await self._end(task.id, phase, ending, certain=True)
-        await self._delete(pod)
+        # What was told to go and has not gone is on a node that does not answer.
+        await self._delete(pod, grace_s=None if seen.leaving is None else 0)
         self._room_again(task.target)
 
     def _overdue(self, task: PodTask, seen: Look) -> Ending | None:
         """Why a pod that has not ended is given up."""
         now_s, id_, settings = time.monotonic(), task.id, self._settings
+        if seen.leaving is not None:
+            since_s = self._seen.leaving_since_s.setdefault(id_, now_s)
+            if now_s - since_s >= settings.stop_grace_s + settings.orphan_grace_s:
+                return seen.leaving
         if seen.stuck is None:
             self._seen.stuck_since_s.pop(id_, None)
         elif now_s - self._seen.stuck_since_s.setdefault(id_, now_s) >= settings.stuck_timeout_s:
@@ -783,6 +796,14 @@ def _cancelled() -> Ending:
 def replace_sandbox(nix: NixWork, target: Target) -> NixWork:
     """How agents call Nix in a target."""
     return replace(nix, sandbox="Nix" if target.sandbox == "Nix" else "None")
+
+
+def _is_settled(task: PodTask) -> bool:
+    """Whether nothing is left to be said of a pod that is over.
+
+    Steps are given back after the ending was written; a life that ended in between left them.
+    """
+    return task.has_ended and task.kind != _STEPS
 
 
 def _is_for(place: tuple[Placement, Target] | None, waiting: Waiting) -> bool:

@@ -68,6 +68,7 @@ WITH renewed AS (
         FROM leases l
         JOIN tasks t ON t.id = l.task_id
         WHERE t.id = ANY (:task_ids::uuid[]) AND t.state = 'live' AND t.begun_at IS NULL
+            AND t.pod_ending IS NULL
         ORDER BY l.step_id
         FOR UPDATE OF l SKIP LOCKED
     ) mine

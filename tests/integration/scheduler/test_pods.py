@@ -738,6 +738,23 @@ async def _count(told, n):
     return len(await told.live()) == n
 
 
+async def test_a_life_that_ends_between_an_ending_and_its_steps_is_finished_by_the_next(
+    engine, api, make_pods, told
+):
+    await a_step(engine)
+    async with make_pods():
+        task = await one_pod(api, told)
+    ending = pods.Ending(reason="Drained", message="x", blame=pods.Blame.FREE)
+    await engine.sql("UPDATE tasks SET pod_ending = $1", ending.as_dict())
+    api.vanish(task["pod_name"])
+    async with make_pods():
+
+        async def again():
+            return (await told.step())["attempt"] == 2
+
+        await until(again)
+
+
 async def test_while_the_api_is_away_nothing_is_lost(engine, api, make_pods, told):
     await a_step(engine)
     async with make_pods() as service:
