@@ -163,4 +163,6 @@ def settings(inactivity_s: float) -> kopf.OperatorSettings:
     made.persistence.diffbase_storage = kopf.AnnotationsDiffBaseStorage(prefix=_PREFIX)
     made.persistence.consistency_timeout = 0
     logging.getLogger("kopf").setLevel(logging.WARNING)
+    # It warns that signals are not its business, which is why it is in a thread.
+    logging.getLogger("kopf._core.reactor.running").setLevel(logging.ERROR)
     return made

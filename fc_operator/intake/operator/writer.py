@@ -7,7 +7,6 @@ the present one, the object is read and compared anew. Where nothing differs, no
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -265,7 +264,10 @@ class StatusWriter:
         event: dict[str, Any] = {
             "apiVersion": "events.k8s.io/v1",
             "kind": "Event",
-            "metadata": {"generateName": f"{object_.name[:200]}.", "namespace": object_.namespace},
+            "metadata": {
+                "generateName": f"{object_.name[:200].rstrip('.-')}-",
+                "namespace": object_.namespace,
+            },
             "regarding": {
                 "apiVersion": nouns.API_VERSION,
                 "kind": object_.kind,
@@ -281,6 +283,9 @@ class StatusWriter:
             "reportingController": _CONTROLLER,
             "reportingInstance": "fc-operator",
         }
-        with contextlib.suppress(FcError):
+        try:
             await self._kube.create(clients.EVENTS, object_.namespace, event)
+        except FcError as error:
+            _log.warning("operator.event_lost", reason=notice.reason, error=str(error))
+        else:
             self.counts.events += 1
