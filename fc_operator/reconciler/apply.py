@@ -95,7 +95,9 @@ async def _read(
 ) -> tuple[World, dict[UUID, list[WebhookRow]]]:
     """The world that a load meets, and the webhooks of what is there, by parent."""
     keys = [(each.kind, each.identity) for each in load.declarations]
-    rows = await managed_resources.list_concerned(connection, load.source, keys)
+    rows = await managed_resources.list_concerned(
+        connection, load.source, keys, None if load.complete else load.places()
+    )
     waiting = [
         (row, declaration_of(row))
         for row in await managed_resources.list_waiting(connection, load.source)
@@ -105,7 +107,7 @@ async def _read(
     known = {row.id for row in rows}
     if waiting:
         more = await managed_resources.list_concerned(
-            connection, load.source, [row.key for row, _ in waiting]
+            connection, load.source, [row.key for row, _ in waiting], ()
         )
         rows += [row for row in more if row.id not in known]
     objects = await _objects(connection, claimed)

@@ -84,6 +84,13 @@ class Load:
     """Whether its declarations belong to different people, namespace by namespace: then none takes
     over what another namespace has or had."""
 
+    def places(self) -> list[Place]:
+        """Where it speaks of something."""
+        return [
+            *((each.kind, each.namespace, each.name) for each in self.declarations),
+            *self.gone,
+        ]
+
     def blocking(self) -> tuple[Problem, ...]:
         """Problems that hid a declaration; a dangling reference hides none."""
         if not self.problems:

@@ -15,7 +15,7 @@ from fc_operator.errors import UnavailableError
 from fc_operator.model.conditions import Condition
 from fc_operator.model.ids import ProjectId
 from fc_operator.model.problems import Problem
-from fc_operator.model.resources import Key, Resource
+from fc_operator.model.resources import Key, Place, Resource
 from fc_operator.model.sources import Source
 from fc_operator.store.database import Connection, Record
 from fc_operator.store.queries import load
@@ -43,13 +43,21 @@ async def clock(connection: Connection) -> datetime:
 
 
 async def list_concerned(
-    connection: Connection, source: Source, keys: Sequence[Key]
+    connection: Connection,
+    source: Source,
+    keys: Sequence[Key],
+    places: Sequence[Place] | None = None,
 ) -> list[Resource]:
-    """Rows of a source and the owners of ``keys``; ``spec`` is not read."""
+    """Rows of a source, only those at ``places`` if given, and the owners of ``keys``; ``spec`` is
+    not read.
+    """
     rows = _sql.list_concerned(
         connection,
         source_kind=source.kind,
         source_name=source.name,
+        place_kinds=None if places is None else [place[0] for place in places],
+        namespaces=None if places is None else [place[1] for place in places],
+        names=None if places is None else [place[2] for place in places],
         kinds=[kind for kind, _ in keys],
         identities=[identity for _, identity in keys],
     )

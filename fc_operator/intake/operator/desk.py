@@ -31,6 +31,7 @@ from fc_operator.operations.cluster import Cluster
 from fc_operator.spec import manifests
 
 _BATCH = 500
+_SETTLE_S = 0.05
 _STUCK_S = 300.0
 """No step takes as long: each call in it has a timeout."""
 _DEAF_ROUNDS = 2
@@ -191,6 +192,8 @@ class Desk:
         except TimeoutError:
             return
         self._wake.clear()
+        # What was applied together comes together, and goes through as one.
+        await asyncio.sleep(_SETTLE_S)
 
     @contextmanager
     def _step(self) -> Iterator[None]:

@@ -6,13 +6,17 @@ SELECT now() FROM (SELECT pg_advisory_xact_lock(hashtextextended('fc.reconcile',
 -- The database's time.
 SELECT now();
 
--- name: list_concerned(source_kind, source_name, kinds, identities)
--- Rows of a source, the owners of what it declares, and everything that waits for something.
+-- name: list_concerned(source_kind, source_name, place_kinds, namespaces, names, kinds, identities)
+-- Rows of a source, all or some by place, and the owners of what it declares.
 SELECT id, source_kind, source_name, kind, namespace, name, identity, owns, object_id, path, line,
     uid, revision, spec_hash, generation, observed_generation, last_handled_request, conditions,
     pruning_since
 FROM managed_resources
 WHERE source_kind = :source_kind AND source_name = :source_name
+    AND (:names::text[] IS NULL OR (kind, namespace, name) IN (
+        SELECT u.kind, u.namespace, u.name
+        FROM unnest(:place_kinds::text[], :namespaces::text[], :names::text[])
+            AS u (kind, namespace, name)))
 UNION
 SELECT m.id, m.source_kind, m.source_name, m.kind, m.namespace, m.name, m.identity, m.owns,
     m.object_id, m.path, m.line, m.uid, m.revision, m.spec_hash, m.generation,
