@@ -129,7 +129,8 @@ class CachedExecutor:
         drvs = [order.drv_path for order in orders]
         try:
             await self._copies.prepare()
-            await self._fetch_derivations(drvs)
+            there = await asyncio.to_thread(_existing, drvs)
+            await self._fetch_derivations([drv for drv in drvs if drv not in there])
             # Of what is not there the inner executor has the words.
             here = await asyncio.to_thread(_existing, drvs)
             missing = await self._copies.missing(here)

@@ -21,6 +21,7 @@ from fc_operator.model.ids import DrvPath, StepId, TaskId
 from fc_operator.model.tasks import StepEnded, StepOrder
 from fc_operator.results import support
 from fc_operator.settings import BuildSettings, NixSettings
+from tests.task_server import AgentExecutor, TaskServer
 
 
 class NixHome:
@@ -100,10 +101,38 @@ def make_local(nix, tmp_path):
     return make
 
 
-@pytest.fixture(params=["local"])
-def executor(request, make_local):
-    """Each executor in turn; pod and SSH executors join by a name and a maker here."""
-    return {"local": make_local}[request.param]()
+@pytest.fixture
+async def task_server(nix):
+    server = TaskServer(nix.store_dir)
+    await server.up()
+    yield server
+    await server.down()
+
+
+@pytest.fixture
+def make_agent(task_server, nix, tmp_path):
+    def make() -> AgentExecutor:
+        return AgentExecutor(task_server, nix.env, tmp_path)
+
+    return make
+
+
+@pytest.fixture(params=["local", "agent"])
+def executor(request, make_local, make_agent):
+    """Each executor in turn; SSH executors join by a name and a maker here."""
+    return {"local": make_local, "agent": make_agent}[request.param]()
+
+
+@pytest.fixture
+def is_kept(executor, nix, task_server):
+    """Whether an output is protected: by a root, or in the cache of a store that goes."""
+
+    def is_kept(path: str) -> bool:
+        if executor.name == "agent":
+            return task_server.caches(path)
+        return nix.run("nix-store", "-q", "--roots", path) != ""
+
+    return is_kept
 
 
 class Story:

@@ -32,7 +32,8 @@ from fc_operator.operations.ingest import Ingest
 from fc_operator.queue import claims
 from fc_operator.queue.offers import Offer
 from fc_operator.settings import AgentSettings, BuildSettings, QueueSettings
-from tests.integration.agent.conftest import KEY, load
+from tests.integration.agent.conftest import load
+from tests.task_server import KEY
 
 _here = Path(__file__).parents[1]
 _cache = load("cache_conftest", _here / "cache" / "conftest.py")
