@@ -51,19 +51,30 @@ class Site:
         )
 
     def _run(self, verb: str, values: Mapping[str, Any] | None, *flags: str) -> str:
-        try:
+        with self.explaining():
             return self.helm(
                 verb, RELEASE, str(self.chart), "--namespace", self.namespace, "--values", "-",
                 # The kinds of a cluster may have come with another test's release.
                 "--take-ownership", "--wait", "--timeout=4m", *flags,
                 stdin=json.dumps(merged(self.values, values or {})),
             )  # fmt: skip
-        except AssertionError as error:
-            raise AssertionError(f"{error}\n{self.describe()}") from error
+
+    @contextmanager
+    def explaining(self) -> Iterator[None]:
+        """Add to an error what the installation does and says."""
+        try:
+            yield
+        except Exception as error:
+            error.add_note(self.describe())
+            raise
 
     def describe(self) -> str:
-        """What its pods do and said last, for an error."""
+        """What its objects are and its pods said last, for an error."""
         said = [self.kubectl("get", "pods", "-o", "wide")]
+        for kind in ("fc", "deployments"):
+            for each in self.kubectl.json("get", kind)["items"]:
+                name, status = each["metadata"]["name"], each.get("status", {})
+                said.append(f"{each['kind']} {name}: {json.dumps(status)[:1500]}")
         for pod in self.kubectl("get", "pods", "-o", "name").split():
             said.append(f"--- {pod}")
             try:
@@ -144,6 +155,8 @@ def site(
             "image": {"repository": repository, "tag": tag, "pullPolicy": "Never"},
             "existingSecret": "fc",
             "externalDatabase": {"existingSecret": "fc"},
+            # Others may run on the same cluster, and theirs is not ours.
+            "rbac": {"scope": "Namespaced"},
             "objects": {"persistence": {"enabled": True, "existingClaim": "objects"}},
             "server": small, "scheduler": small, "operator": small,
         },
