@@ -10,11 +10,12 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 
 from fc_operator.agent import facts
 from fc_operator.agent.fetch import cancelled, interrupted, report_of
 from fc_operator.agent.handover import Handover
-from fc_operator.clients.nix import Nix
+from fc_operator.clients.nix import Missing, Nix
 from fc_operator.clients.nix_copies import Copies
 from fc_operator.clients.task_protocol import TaskClient
 from fc_operator.errors import (
@@ -143,10 +144,30 @@ class EvaluateDuty:
 
     async def _with_facts(self, rows: Sequence[JobRow], drvs: Sequence[DrvPath]) -> list[JobRow]:
         missing = await self._copies.missing(drvs)
+        if self._handover.request.allow_import_from_derivation:
+            missing = await self._without_own(missing, drvs)
         wanted = {*drvs, *missing.will_build} - self._known.keys()
         found = await self._nix.derivations(wanted)
         self._known |= {drv: found[drv] for drv in missing.will_build if drv in found}
         return facts.with_facts(rows, missing, self._known | found)
+
+    async def _without_own(self, missing: Missing, drvs: Sequence[DrvPath]) -> Missing:
+        """As ``missing`` would be without what the evaluation has built itself on its way (import
+        from derivation): that goes with this pod, and nobody else can have it.
+        """
+        closure = await self._copies.closure(drvs)
+        found = await self._nix.derivations([DrvPath(p) for p in closure if p.endswith(".drv")])
+        outputs = {
+            path: drv for drv, each in found.items() for path in each.outputs.values() if path
+        }
+        here = await self._copies.valid(outputs)
+        there = await self._copies.available(here)
+        own = dict.fromkeys(outputs[path] for path in here - there)
+        return replace(
+            missing,
+            will_build=tuple(dict.fromkeys((*missing.will_build, *own))),
+            will_fetch=missing.will_fetch | there,
+        )
 
     async def _tell(self, rows: Sequence[JobRow], errors: Sequence[JobError]) -> None:
         items: list[JobRow | JobError] = [*rows, *errors]

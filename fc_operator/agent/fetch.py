@@ -15,8 +15,7 @@ from pathlib import Path
 
 from fc_operator.agent import handover
 from fc_operator.agent.handover import Handover
-from fc_operator.clients import git_urls
-from fc_operator.clients.git import Git, GitCredentials
+from fc_operator.clients.git import GitCredentials
 from fc_operator.clients.nix_copies import Copies
 from fc_operator.clients.task_protocol import TaskClient
 from fc_operator.errors import FcError, LeaseLostError, PrerequisiteError
@@ -38,8 +37,8 @@ _log = logs.get_logger()
 
 
 class FetchDuty:
-    """See ``session.Duty``. ``git`` keeps its mirrors in ``mirrors_dir``; ``folder`` is what both
-    containers see; ``roots_dir`` where roots of this evaluation go.
+    """See ``session.Duty``. ``mirrors_dir`` is where ``checkouts`` has its mirrors, ``folder`` what
+    both containers see, ``roots_dir`` where roots of this evaluation go.
     """
 
     def __init__(
@@ -47,7 +46,6 @@ class FetchDuty:
         client: TaskClient,
         work: EvaluationWork,
         *,
-        git: Git,
         checkouts: Checkouts,
         copies: Copies,
         mirrors_dir: Path,
@@ -56,7 +54,6 @@ class FetchDuty:
     ) -> None:
         self._client = client
         self._work = work
-        self._git = git
         self._checkouts = checkouts
         self._copies = copies
         self._mirrors_dir = mirrors_dir
@@ -143,9 +140,8 @@ class FetchDuty:
         work = self._work
 
         async def credentials_for(url: str) -> GitCredentials | None:
-            target = self._git.check_url(url)
             for each in credentials.credentials:
-                if git_urls.covers(self._git.check_url(each.url), target):
+                if each.url == url:
                     return GitCredentials(
                         source="task",
                         url=each.url,

@@ -194,7 +194,6 @@ class Agent:
         return FetchDuty(
             client,
             work,
-            git=git,
             checkouts=Checkouts(git, env=self._env, home=self._private("home")),
             copies=copies,
             mirrors_dir=mirrors,

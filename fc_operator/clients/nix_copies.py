@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import re
 import time
@@ -20,7 +21,12 @@ from typing import TypeVar
 from urllib.parse import urlsplit
 
 from fc_operator.clients.nix import Missing, Nix, environment
-from fc_operator.errors import ForbiddenError, PrerequisiteError, UnavailableError
+from fc_operator.errors import (
+    ForbiddenError,
+    PrerequisiteError,
+    ProtocolError,
+    UnavailableError,
+)
 from fc_operator.kit import logs, processes
 from fc_operator.kit.backoff import Backoff
 from fc_operator.model.ids import DrvPath, StorePath
@@ -102,6 +108,7 @@ class Copies:
         )
         self._keys = ["--option", "trusted-public-keys", " ".join(every.trusted_public_keys)]
         self._substituters = ["--option", "substituters", " ".join(every.substituters)]
+        self._stores = every.substituters
         self._nix = Nix(every, own)
 
     async def prepare(self) -> None:
@@ -152,6 +159,27 @@ class Copies:
     async def valid(self, paths: Iterable[StorePath]) -> set[StorePath]:
         """Those of ``paths`` that are in the local store."""
         return await self._nix.valid(paths)
+
+    async def closure(self, paths: Collection[str]) -> set[str]:
+        """``paths`` of the local store and all that they refer to."""
+        found: set[str] = set()
+        for some in _portions(paths):
+            found.update((await self._run(["nix-store", "--query", "--requisites", *some])).split())
+        return found
+
+    async def available(self, paths: Collection[StorePath]) -> set[StorePath]:
+        """Those of ``paths`` that the cache or a substituter has; slow, for few.
+
+        Raises:
+            UnavailableError: one of them does not answer.
+        """
+        found: set[StorePath] = set()
+        for store in self._stores:
+            left = [path for path in paths if path not in found]
+            for some in _portions(left):
+                argv = ["nix", "path-info", "--json", "--store", store, *some]
+                found |= _valid_in(await self._insist(partial(self._run, argv)))
+        return found
 
     async def upload(self, paths: Collection[StorePath]) -> None:
         """Bring ``paths`` and all that they refer to into the cache; what it has is passed over.
@@ -204,7 +232,7 @@ class Copies:
                 _log.warning("nix.copy_waits", error=error.message[-300:], tries=tries)
                 await asyncio.sleep(delay_s)
 
-    async def _run(self, argv: list[str]) -> None:
+    async def _run(self, argv: list[str]) -> str:
         limits = processes.Limits(timeout_s=_COPY_S_MAX, output_bytes=_OUTPUT_BYTES)
         try:
             finished = await processes.run(argv, env=self._env, limits=limits)
@@ -213,7 +241,7 @@ class Copies:
         except processes.ProcessLimitError as error:
             raise UnavailableError(f"Nix did not come to an end: {error}") from error
         if finished.code == 0:
-            return
+            return finished.stdout.decode()
         said = _last_words(finished.stderr.decode("utf-8", "replace"))
         status = _HTTP_ERROR.search(said)
         if status and status[1].startswith("4") and status[1] not in {"408", "425", "429"}:
@@ -225,6 +253,17 @@ def _portions(paths: Collection[str]) -> Iterable[list[str]]:
     words = sorted(set(paths))
     for start in range(0, len(words), _ARGUMENTS_MAX):
         yield words[start : start + _ARGUMENTS_MAX]
+
+
+def _valid_in(text: str) -> set[StorePath]:
+    """Of `nix path-info --json`: a list of objects until 2.18, then an object of objects."""
+    try:
+        said = json.loads(text)
+    except ValueError as error:
+        raise ProtocolError("nix path-info printed something unknown") from error
+    if isinstance(said, dict):
+        return {StorePath(path) for path, info in said.items() if info}
+    return {StorePath(each["path"]) for each in said if each.get("valid", True)}
 
 
 def _last_words(text: str) -> str:

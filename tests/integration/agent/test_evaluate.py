@@ -149,10 +149,10 @@ async def test_inputs_of_every_type_are_there(  # noqa: PLR0917 - as many fixtur
         input_urls={"other": other.url},
         builds={"lib": BuildInput(drv_path=built, name="lib-1.2")},
     )
-    server.credentials[0]["url"] = git_host.url("").removesuffix("/.git")
+    server.credentials.append(server.credentials[0] | {"url": other.url})
     async with agent("fetch") as pod:
         assert await pod.ending() is Ending.DONE
-    assert server.ended != {}, server.ended
+    assert server.ended == {"remaining": "none"}, "only that of the build before"
     assert set(server.checkout["store_paths"]) == {"other", "lib"}
     async with agent("work") as pod:
         assert await pod.ending() is Ending.DONE
@@ -160,6 +160,35 @@ async def test_inputs_of_every_type_are_there(  # noqa: PLR0917 - as many fixtur
     assert names == {"job": "job-hello-from-another-repository", "version": "v1.2-on"}
     job = rows_of(server)["job"]
     assert (job["cacheStatus"], job["neededBuilds"]) == ("notBuilt", [])
+
+
+async def test_what_an_evaluation_built_itself_is_built_again_where_others_have_it(
+    nix, server, evaluation, batch, agent
+):
+    nix.forget_all()
+    evaluation(
+        {
+            "release.nix": f"""let job = {JOB}; plain = derivation {{ name = "plain";
+                system = "{own_system()}"; builder = "/bin/sh"; args = [ "-c" "echo yes > $out" ];
+              }}; in {{
+              alone = plain;
+              again = if builtins.readFile plain == "yes\n" then job "again" plain else null; }}"""
+        },
+        allow_import_from_derivation=True,
+    )
+    async with agent("fetch") as pod:
+        await pod.ending()
+    async with agent("work") as pod:
+        await pod.ending()
+    rows = rows_of(server)
+    plain = rows["alone"]["drvPath"]
+    assert rows.keys() == {"alone", "again"}
+    assert rows["alone"]["cacheStatus"] == "notBuilt", "it is valid in that pod only"
+    assert rows["again"]["neededBuilds"] == [plain]
+    (order,) = await batch(plain)
+    async with agent() as pod:
+        await pod.ending()
+    assert server.end_of(order).outcome.status is BuildStatus.SUCCEEDED
 
 
 async def test_what_is_in_the_cache_already_is_told(nix, server, evaluation, batch, agent):
