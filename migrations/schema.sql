@@ -1097,6 +1097,8 @@ CREATE INDEX builds_status ON builds USING btree (evaluation_id, status);
 
 CREATE INDEX builds_step ON builds USING btree (step_id) WHERE (step_id IS NOT NULL);
 
+CREATE INDEX builds_unsigned ON builds USING btree (completed_at) WHERE ((NOT signed) AND (status = ANY (ARRAY['succeeded'::text, 'failed_with_output'::text])));
+
 CREATE INDEX cache_path_projects_project ON cache_path_projects USING btree (project_id);
 
 CREATE INDEX cache_paths_file ON cache_paths USING btree (file_hash);

@@ -16,14 +16,14 @@ from fc_operator.executors.local import LocalExecutor
 from fc_operator.executors.protocol import Executor
 from fc_operator.intake import repos
 from fc_operator.kit.services import Service, Supervisor
-from fc_operator.operations.cache import publish
+from fc_operator.operations.cache import Publisher
 from fc_operator.operations.ingest import Ingest
 from fc_operator.operations.manifests import Keyring
 from fc_operator.results import support
 from fc_operator.scheduler.dispatch import DispatchService
 from fc_operator.scheduler.evaluate import CheckService, EvaluationService
 from fc_operator.scheduler.maintain import MaintenanceService
-from fc_operator.scheduler.publish import PublishingExecutor
+from fc_operator.scheduler.publish import PublishingExecutor, PublishService
 from fc_operator.settings import Settings
 
 if TYPE_CHECKING:
@@ -84,11 +84,20 @@ def evaluating_services(parts: Parts, launcher: Launcher | None = None) -> list[
 def building_services(parts: Parts) -> list[Service]:
     """What builds steps on this machine, and what keeps them in order wherever they are built."""
     settings = parts.settings
-    maintenance = MaintenanceService(
-        parts.database, parts.objects, queue=settings.queue, builds=settings.builds
-    )
+    services: list[Service] = [
+        MaintenanceService(
+            parts.database, parts.objects, queue=settings.queue, builds=settings.builds
+        )
+    ]
+    publisher = _publisher(parts)
+    if publisher is not None or settings.kubernetes.enabled:
+        services.append(
+            PublishService(
+                parts.database, parts.listener, queue=settings.queue, publisher=publisher
+            )
+        )
     if not settings.builds.local:
-        return [maintenance]
+        return services
     local: Executor = LocalExecutor(
         nix=parts.nix,
         builds=settings.builds,
@@ -96,9 +105,8 @@ def building_services(parts: Parts) -> list[Service]:
         harvest=partial(support.harvest, store_dir=settings.nix.store_dir),
         env=parts.nix_environment(),
     )
-    if parts.cache is not None:
-        nix = Nix(parts.nix, parts.nix_environment())
-        local = PublishingExecutor(local, partial(publish, parts.cache, nix, parts.database))
+    if publisher is not None:
+        local = PublishingExecutor(local, publisher.publish_step)
     dispatch = DispatchService(
         parts.database,
         parts.listener,
@@ -107,7 +115,15 @@ def building_services(parts: Parts) -> list[Service]:
         builds=settings.builds,
         owner_file=_owners(parts) / "dispatch",
     )
-    return [dispatch, maintenance]
+    return [dispatch, *services]
+
+
+def _publisher(parts: Parts) -> Publisher | None:
+    """What brings paths of this machine into the cache, where this process has one."""
+    if parts.cache is None:
+        return None
+    nix = Nix(parts.nix, parts.nix_environment())
+    return Publisher(cache=parts.cache, nix=nix, database=parts.database)
 
 
 async def pod_service(parts: Parts) -> PodService | None:

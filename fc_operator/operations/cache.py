@@ -467,33 +467,44 @@ def local_token(secret: bytes) -> str:
     return LOCAL_PREFIX + base64.urlsafe_b64encode(secret).rstrip(b"=").decode()
 
 
-async def publish(
-    cache: BinaryCache,
-    nix: Nix,
-    database: Database,
-    *,
-    step_id: StepId,
-    outputs: Collection[StorePath],
-) -> None:
-    """Bring the outputs of a step of this machine, with all that they refer to, into the cache.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Publisher:
+    """Brings what the Nix of this machine has into the cache."""
 
-    Raises:
-        UnavailableError: Nix, the object store or the database does not answer; try again.
-        InvalidError: a path is not what Nix registered, so this machine's store is damaged.
-    """
-    infos = await nix.closure(outputs)
-    async with database.session() as connection:
-        known = await store.list_by_path(connection, [info.path for info in infos])
-        projects = await store.list_projects_of_step(connection, step_id)
-    for info in infos:
-        if info.path in known:
-            continue
-        try:
-            await cache.add_local(_local(info), nix.dump(info.path), projects=projects)
-        except ConflictError:
-            # Built elsewhere meanwhile, not bit by bit alike; the first one stays.
-            _log.warning("cache.another_content", path=info.path)
-    await cache.link(set(known), projects)
+    cache: BinaryCache
+    nix: Nix
+    database: Database
+
+    async def publish_step(self, step_id: StepId, outputs: Collection[StorePath]) -> None:
+        """Bring the outputs of a step, with all that they refer to.
+
+        Raises:
+            UnavailableError, InvalidError: as ``publish``.
+        """
+        async with self.database.session() as connection:
+            projects = await store.list_projects_of_step(connection, step_id)
+        await self.publish(outputs, projects)
+
+    async def publish(self, paths: Collection[StorePath], projects: Collection[UUID]) -> None:
+        """Bring ``paths``, which are valid, with all that they refer to.
+
+        Raises:
+            UnavailableError: Nix, the object store or the database does not answer; try again.
+            InvalidError: a path is not what Nix registered: this machine's store is damaged.
+        """
+        infos = await self.nix.closure(paths)
+        async with self.database.session() as connection:
+            known = await store.list_by_path(connection, [info.path for info in infos])
+        for info in infos:
+            if info.path in known:
+                continue
+            try:
+                nar = self.nix.dump(info.path)
+                await self.cache.add_local(_local(info), nar, projects=projects)
+            except ConflictError:
+                # Built elsewhere meanwhile, not bit by bit alike; the first one stays.
+                _log.warning("cache.another_content", path=info.path)
+        await self.cache.link(set(known), projects)
 
 
 def _local(info: PathInfo) -> Narinfo:

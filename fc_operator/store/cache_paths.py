@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from fc_operator.model.ids import DrvPath, ProjectId, StepId, TaskId
+from fc_operator.model.ids import BuildId, DrvPath, ProjectId, StepId, StorePath, TaskId
 from fc_operator.model.readers import Reader
 from fc_operator.store.database import Connection
 from fc_operator.store.queries import load
@@ -71,6 +71,15 @@ class CacheTask:
     fetch_token_hash: bytes | None
     """Of a phase that only reads."""
     work_token_hash: bytes | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnsignedBuild:
+    """A build that ended well and may lack in the cache."""
+
+    id: BuildId
+    project_id: ProjectId
+    paths: tuple[StorePath, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -245,6 +254,26 @@ async def fetch_totals(connection: Connection) -> Totals:
     """How much there is."""
     row = await _queries.fetch_totals(connection)
     return Totals(paths=row["paths"], nar_bytes=row["nar_bytes"], file_bytes=row["file_bytes"])
+
+
+async def list_unsigned(
+    connection: Connection, *, age_s: float, skipped: Collection[BuildId], limit: int
+) -> list[UnsignedBuild]:
+    """Builds that ended well ``age_s`` ago at most and are not known to be in the cache."""
+    return [
+        UnsignedBuild(
+            id=BuildId(row["id"]), project_id=row["project_id"], paths=tuple(row["paths"])
+        )
+        async for row in _queries.list_unsigned(
+            connection, age_s=age_s, skipped=list(skipped), limit=limit
+        )
+    ]
+
+
+async def mark_signed(connection: Connection, build_ids: Collection[BuildId]) -> set[BuildId]:
+    """Note those builds of which the cache has all outputs; returns them."""
+    rows = _queries.mark_signed(connection, build_ids=list(build_ids))
+    return {BuildId(row["id"]) async for row in rows}
 
 
 def _path(row: Any) -> CachePath:

@@ -87,6 +87,10 @@ CREATE TABLE cache_nars (
     PRIMARY KEY (uploaded_by, upload_hash, compression)
 );
 
+-- Builds whose outputs may have to be brought into the cache; with one, they leave it soon.
+CREATE INDEX builds_unsigned ON builds (completed_at)
+    WHERE NOT signed AND status IN ('succeeded', 'failed_with_output');
+
 -- Whether strangers may read what a project built; NULL: as they may see the project.
 ALTER TABLE projects ADD COLUMN cache_public BOOLEAN;
 

@@ -136,3 +136,39 @@ WHERE s.drv_path = :drv_path
 SELECT count(*) AS paths, coalesce(sum(nar_size), 0)::bigint AS nar_bytes,
     coalesce(sum(file_size), 0)::bigint AS file_bytes
 FROM cache_paths;
+
+-- name: list_unsigned(age_s, skipped, limit)
+-- Builds that ended well a while ago at most, whose outputs are not known to be in the cache.
+SELECT b.id, j.project_id, b.completed_at,
+    ARRAY(SELECT o.value FROM jsonb_each_text(b.outputs) o WHERE o.value IS NOT NULL) AS paths
+FROM builds b
+JOIN evaluations e ON e.id = b.evaluation_id
+JOIN jobsets j ON j.id = e.jobset_id
+WHERE NOT b.signed AND b.status IN ('succeeded', 'failed_with_output')
+    AND b.completed_at > now() - make_interval(secs => :age_s::float8)
+    AND jsonb_typeof(b.outputs) = 'object' AND b.id <> ALL (:skipped::uuid[])
+ORDER BY b.completed_at DESC
+LIMIT :limit::int;
+
+-- name: mark_signed(build_ids)
+-- Builds of which the cache has all outputs; their project may read these.
+WITH whole AS (
+    SELECT b.id FROM builds b
+    WHERE b.id = ANY (:build_ids::uuid[]) AND NOT b.signed
+        AND NOT EXISTS (
+            SELECT 1 FROM jsonb_each_text(b.outputs) o
+            WHERE o.value IS NULL OR NOT EXISTS (
+                SELECT 1 FROM cache_paths c WHERE c.store_path = o.value))
+), linked AS (
+    INSERT INTO cache_path_projects (hash_part, project_id)
+    SELECT DISTINCT c.hash_part, j.project_id
+    FROM whole w
+    JOIN builds b ON b.id = w.id
+    JOIN evaluations e ON e.id = b.evaluation_id
+    JOIN jobsets j ON j.id = e.jobset_id
+    CROSS JOIN LATERAL jsonb_each_text(b.outputs) o
+    JOIN cache_paths c ON c.store_path = o.value
+    ON CONFLICT DO NOTHING
+)
+UPDATE builds b SET signed = true FROM whole w WHERE b.id = w.id
+RETURNING b.id;

@@ -234,6 +234,7 @@ async def serve(database, tmp_path, nix):
             store_dir=str(nix.store_dir),
             keys=keys,
             trusted=signing.TrustedKeys(trusted),
+            local_secret=b"secret of the tests",
         )
         listener = Listener(database)
         service = WebService(
