@@ -10,13 +10,20 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
 from typing import Any
 
-from fc_operator.clients.kube import PODS, Kube
-from fc_operator.errors import CallerError, ConflictError, NotFoundError
+from fc_operator.clients.kube import PODS, Kube, Resource
+from fc_operator.errors import (
+    CallerError,
+    ConflictError,
+    FcError,
+    NotFoundError,
+)
 
 Pod = dict[str, Any]
 _LOG_BYTES = 16 * 1024
 _LOG_LINES = 50
 _PAGE = 250
+_EVENTS = Resource("", "v1", "events")
+_EVENTS_MAX = 20
 
 
 class KubePods:
@@ -85,3 +92,24 @@ class KubePods:
             )
         except CallerError:
             return ""
+
+    async def last_warning(self, namespace: str, uid: str) -> str:
+        """What the cluster last complained of about a pod; empty where we may not know."""
+        try:
+            answer = await self._kube.request(
+                "GET",
+                _EVENTS.path(namespace),
+                query={
+                    "fieldSelector": f"involvedObject.uid={uid},type=Warning",
+                    "limit": str(_EVENTS_MAX),
+                },
+            )
+        except FcError:
+            return ""
+        found: list[dict[str, Any]] = answer.get("items") or []
+        last = max(found, key=_seen_at, default={})
+        return f"{last['reason']}: {last.get('message') or ''}" if last.get("reason") else ""
+
+
+def _seen_at(event: Mapping[str, Any]) -> str:
+    return str(event.get("lastTimestamp") or event.get("eventTime") or "")

@@ -659,6 +659,11 @@ class PodService:
         if not _is_settled(task):
             if ending.is_crash:
                 await self._tell_last_words(task, pod)
+            elif ending.reason == "PendingTimeout" and ": " not in seen.waits_for:
+                # Its status has but a word; the kubelet told the rest to whoever reads events.
+                warning = await self._kube.last_warning(task.namespace, pod["metadata"]["uid"])
+                seen = replace(seen, waits_for=warning or seen.waits_for)
+                ending = pods.pending_too_long(seen, self._settings.pending_timeout_s)
             phase = seen.phase if seen.ending else "Gone"
             if ending.reason in _OF_TARGETS:
                 self._hold_on(task.target, _project_of(pod), ending)

@@ -91,8 +91,8 @@ class Cell:
         )
         return task
 
-    async def ending(self, reason, *, within_s=60):
-        """The first pod's task, once it has ended, for the ``reason`` that the test is about."""
+    async def ending(self, *reasons, within_s=60):
+        """The first pod's task, once it has ended, for one of ``reasons``."""
 
         async def ended():
             rows = await self.engine.sql(
@@ -101,7 +101,7 @@ class Cell:
             return rows and rows[0]
 
         task = await until(ended, within_s=within_s)
-        assert task["pod_ending"]["reason"] == reason, task["pod_ending"]
+        assert task["pod_ending"]["reason"] in reasons, task["pod_ending"]
         return task
 
     async def phase(self, phase, *, within_s=60):
@@ -212,9 +212,9 @@ async def test_an_agent_that_breaks_says_why(make_cell, code, reason, costs):
 
 
 async def test_a_signal_is_told(make_cell):
-    async with make_cell(runs("kill -SEGV $$")) as cell:
+    async with make_cell(runs("/opt/fc/bin/python -c 'import os; os.abort()'")) as cell:
         task = await cell.ending("AgentFailed")
-        assert "139" in task["pod_ending"]["message"] or "11" in task["pod_ending"]["message"]
+        assert "134" in task["pod_ending"]["message"]
 
 
 async def test_too_much_memory(make_cell):
@@ -264,11 +264,6 @@ async def test_more_storage_than_its_limit(make_cell):
 )
 async def test_an_image_that_can_not_be_had(make_cell, image, policy):
     settings = {"image": image, "image_pull_policy": policy}
-    if " " in image:
-        async with make_cell(lambda _: None, **settings) as cell:
-            task = await cell.ending("PodCreationFailed" if not cell.pods() else "ImagePullFailed")
-            assert "image" in task["pod_ending"]["message"].lower()
-        return
     async with make_cell(lambda _: None, **settings) as cell:
         task = await cell.ending("ImagePullFailed")
         assert image in task["pod_ending"]["message"]
@@ -448,7 +443,8 @@ async def test_a_node_that_is_gone(make_cell, kubectl):
             "-p", json.dumps({"status": {"phase": "Running"}}),
         )  # fmt: skip
         kubectl("delete", "node", node)
-        await cell.ending("NodeLost", within_s=150)
+        # The cluster's own collector says why and deletes it in one breath: mostly nobody sees it.
+        await cell.ending("NodeLost", "PodGone", within_s=150)
         assert await cell.costs() == (0, 1)
 
 
@@ -547,7 +543,9 @@ async def test_a_runtime_without_user_namespaces_makes_no_such_pod(make_cell, ku
             )
 
         ending = await until(ended)
-        assert ending["reason"] != "Completed", "it ran without what it must have"
+        assert ending["reason"] == "PendingTimeout", ending
+        # Which the kubelet says outright; a newer runtime gives the pod what it asks for.
+        assert "user namespaces" in ending["message"]
 
 
 # Order ----------------------------------------------------------------------------------------
