@@ -4,12 +4,16 @@ one namespace causes nothing in another.
 
 from __future__ import annotations
 
+import base64
 import json
+import os
+import subprocess
 import sys
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
+import asyncpg
 import pytest
 import yaml
 
@@ -49,6 +53,10 @@ class Installation:
     @property
     def name(self) -> str:
         return f"{self.home}-fc-operator"
+
+    def called(self, word: str) -> str:
+        """A project's name that no other test of this cluster takes: the operator may see them all."""
+        return f"{word}-{self.home.rsplit('-', 1)[-1]}"
 
     def account(self, part: str, namespace: str = "") -> str:
         return f"system:serviceaccount:{namespace or self.home}:fc-operator-{part}"
@@ -427,3 +435,208 @@ def test_the_clusters_roles_know_our_kinds(installation, people, role, may):
     assert not any(can(elsewhere, verb, f"{kind}.{GROUP}") for kind in KINDS for verb in may)
     assert not can(elsewhere, "get", "secrets")
     assert not can(people[role].within(installation.pods_a), "create", "pods")
+
+
+# The operator with its own rights, and people who want more than theirs ----------------------
+
+
+@pytest.fixture(scope="module")
+def database(postgres, background):
+    """A query of the operator's own database."""
+    name = postgres.create()
+    url = postgres.url(name)
+
+    def ask(text: str, *values: object) -> list[tuple]:
+        async def run() -> list[tuple]:
+            connection = await asyncpg.connect(url)
+            try:
+                return [tuple(row) for row in await connection.fetch(text, *values)]
+            finally:
+                await connection.close()
+
+        return background.run(run())
+
+    ask.url = url
+    yield ask
+    postgres.drop(name)
+
+
+@pytest.fixture(scope="module")
+def operator(installation, people, database, tmp_path_factory):
+    """`fc operator` with the settings that the chart gives it and the token of its account."""
+    home = tmp_path_factory.mktemp("operator")
+    (configmap,) = [
+        each for each in installation.objects
+        if each["kind"] == "ConfigMap" and "fc.yaml" in each["data"]
+    ]  # fmt: skip
+    settings = yaml.safe_load(configmap["data"]["fc.yaml"])
+    settings["kubernetes"]["kubeconfig"] = kubeconfig(installation.as_part("operator"))
+    settings["operator"] |= {"compare_s": 2, "status_s": 0.2, "health_host": "127.0.0.1",
+                             "health_port": 0}  # fmt: skip
+    settings["state"] = {"dir": str(home / "state")}
+    (home / "fc.yaml").write_text(json.dumps(settings))
+    environment = {
+        "PATH": os.environ["PATH"], "HOME": str(home), "FC_CONFIG_FILE": str(home / "fc.yaml"),
+        "FC_DATABASE_URL": database.url, "FC_ENCRYPTION_KEY": base64.b64encode(bytes(32)).decode(),
+    }  # fmt: skip
+    log = home / "log"
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            [FC, "operator"], env=environment, stdout=file, stderr=file, start_new_session=True
+        )
+    yield process
+    code = process.poll()
+    process.terminate()
+    process.wait(20)
+    print(log.read_text())  # shown when a test failed
+    assert code is None, "it ended by itself"
+    assert "is forbidden: User" not in log.read_text(), "it asked for what is not its right"
+
+
+def ready(kubectl: Kubectl, what: str, reason: str) -> dict:
+    """Its condition, once it has this reason for the present generation."""
+
+    def reached():
+        found = kubectl.json("get", what)
+        for each in found.get("status", {}).get("conditions", ()):
+            if (each["type"], each["observedGeneration"]) == (
+                "Ready", found["metadata"]["generation"]
+            ) and each["reason"] == reason:  # fmt: skip
+                return each
+        return None
+
+    return kubectl.wait_for(reached, f"{what} to be {reason}", timeout_s=30)
+
+
+@pytest.fixture
+def mallory(operator, installation, people):
+    """May edit in a, and nothing anywhere else."""
+    return people["edit"].within(installation.a)
+
+
+@pytest.fixture
+def victim(operator, installation, kubectl):
+    """The administrator in b, with a project and the secrets of a team."""
+    here = kubectl.within(installation.b)
+    here.apply(SECRET, {**SECRET, "metadata": {"name": "hook"}, "stringData": {"secret": "canary"}})
+    here.apply(
+        project("shared", installation.called("shared"), credentialsSecretRef={"name": "git"})
+    )
+    ready(here, "project/shared", "Reconciled")
+    return here
+
+
+def test_what_a_user_declares_becomes_ready_with_the_rights_that_the_operator_has(
+    mallory, installation, kubectl
+):
+    mallory.apply(
+        project("own", installation.called("own"), webhooks=[{"forge": "Gitea", "secretRef": {"name": "own", "key": "s"}}]),
+        jobset("own-main", installation.called("own")),
+    )  # fmt: skip
+    assert "no secret own" in ready(mallory, "project/own", "SecretNotFound")["message"]
+    mallory.wait_for(lambda: "SecretNotFound" in mallory("get", "events"), "an Event")
+    mallory("create", "secret", "generic", "own", "--from-literal=s=x")
+    ready(mallory, "project/own", "Reconciled")
+    ready(mallory, "jobset/own-main", "Reconciled")
+    mallory("delete", "jobset/own-main", "project/own", "--timeout=30s")
+
+
+def test_s09_confused_deputy_a_secret_of_b_is_not_read_for_a(
+    mallory, victim, database, installation
+):
+    mallory.apply(
+        project(
+            "thief", installation.called("thief"), credentialsSecretRef={"name": "git"},
+            webhooks=[{"forge": "GitHub", "secretRef": {"name": "hook", "key": "secret"}}],
+        )
+    )  # fmt: skip
+    message = ready(mallory, "project/thief", "SecretNotFound")["message"]
+    namespace = mallory.arguments[-1].partition("=")[2]
+    assert f"there is no secret git in namespace {namespace}" in message
+    assert f"there is no secret hook in namespace {namespace}" in message
+    kept = database(
+        "SELECT w.secret_ciphertext FROM webhook_configs w JOIN projects p ON p.id = w.project_id "
+        "WHERE p.name = $1",
+        installation.called("thief"),
+    )
+    assert kept == [(None,)]
+    # Nor by a name that leads out of the namespace.
+    for name in ("../b/git", "b/git", "git?namespace=b", "..", "GIT"):
+        with pytest.raises(RefusedError, match=r"credentialsSecretRef\.name"):
+            mallory.apply(
+                project("thief", installation.called("thief"), credentialsSecretRef={"name": name})
+            )
+    mallory("delete", "project/thief", "--timeout=30s")
+
+
+def test_s09_confused_deputy_a_name_of_b_is_not_taken(mallory, victim, database, installation):
+    mallory.apply(
+        project(
+            "mine", installation.called("shared"), repositoryUrl="https://evil.example.org/x.git"
+        )
+    )
+    message = ready(mallory, "project/mine", "OwnedByOther")["message"]
+    assert "canary" not in message
+    owned = "SELECT namespace, repository_url FROM projects WHERE name = $1"
+    shared = installation.called("shared")
+    assert database(owned, shared) == [(installation.b, "https://git.example.org/demo.git")]
+    ready(victim, "project/shared", "Reconciled")
+    # A claim that waits does not get the history when the owner leaves for good, and is no heir.
+    mallory("delete", "project/mine", "--timeout=30s")
+    assert database(owned, shared) == [(installation.b, "https://git.example.org/demo.git")]
+
+
+def test_s09_confused_deputy_a_jobset_of_a_joins_no_project_of_b(
+    mallory, victim, database, installation
+):
+    """With its credentials it would read b's repository, and build in its place."""
+    mallory.apply(jobset("parasite", installation.called("shared")))
+    ready(mallory, "jobset/parasite", "ReferenceNotPermitted")
+    assert database("SELECT count(*) FROM jobsets WHERE name = 'parasite'") == [(0,)]
+    mallory("delete", "jobset/parasite", "--timeout=30s")
+
+
+def test_a_user_of_a_may_do_nothing_in_b_by_hand_either(mallory, victim, installation, people):
+    there = people["edit"].within(installation.b)
+    for words in (("get", "projects"), ("get", "secret", "git"), ("get", "pods")):
+        refused(there, *words)
+    refused(
+        there, "create", "-f", "-", stdin=json.dumps(jobset("x", installation.called("shared")))
+    )
+    refused(mallory, "create", "-f", "-", stdin=json.dumps(builder("mine")))
+    forged = json.dumps({"status": {"observedGeneration": 99}})
+    mallory.apply(project("forger", installation.called("forger")))
+    refused(
+        mallory, "patch", "project", "forger", "--subresource=status", "--type=merge", "-p", forged
+    )
+    mallory("delete", "project/forger", "--timeout=30s")
+
+
+def builder(name: str) -> dict:
+    spec = {
+        "sshUri": "ssh://nix@evil.example.org", "systems": ["x86_64-linux"],
+        "sshKeySecretRef": {"name": "k"}, "publicHostKey": "ssh-ed25519 AAAAC3NzaC1lZDI1",
+    }  # fmt: skip
+    return manifest("RemoteBuilder", name, spec)
+
+
+def test_a_namespace_outside_of_the_scope_causes_nothing(operator, installation, kubectl, database):
+    """Namespaced: nobody looks. Cluster: it counts, but its secrets are out of reach, and it says so."""
+    here = kubectl.within(installation.bystander)
+    here.apply(
+        SECRET, project("far", installation.called("far"), credentialsSecretRef={"name": "git"})
+    )
+    if installation.scope == "Cluster":
+        message = ready(here, "project/far", "SecretNotFound")["message"]
+        assert f"no right to read it in namespace {installation.bystander}" in message
+        assert "canary" not in message
+    else:
+        inside = kubectl.within(installation.a)
+        inside.apply(
+            project("near", installation.called("near"))
+        )  # what is seen after it shows that it was not seen
+        ready(inside, "project/near", "Reconciled")
+        assert here.json("get", "project/far")["status"] == {"observedGeneration": -1}
+        assert database("SELECT count(*) FROM projects WHERE name LIKE 'far%'") == [(0,)]
+        inside("delete", "project/near", "--timeout=30s")
+    here("delete", "project/far", "--timeout=30s")
