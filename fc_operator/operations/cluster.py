@@ -67,17 +67,25 @@ class Cluster:
         return _places(report)
 
     async def compare(
-        self, declarations: Sequence[Declaration], broken: Collection[Place], *, confirm: bool
+        self,
+        declarations: Sequence[Declaration],
+        broken: Collection[Place],
+        *,
+        gone: Collection[Place] = (),
+        confirm: bool,
     ) -> Report:
         """Bring all objects of the cluster into force and prune what it has no more.
 
-        ``broken`` names objects that can't be understood: their last good state stays. ``confirm``
-        lets the guard pass that keeps what a cluster lost all at once.
+        ``broken`` names objects that can't be understood: their last good state stays. ``gone``
+        names those that are being deleted and wait for us; no guard keeps them. ``confirm`` lets
+        the guard pass that keeps what a cluster lost all at once.
 
         Raises:
             LeaseLostError: another operator acts now; nothing is written.
             UnavailableError: the database does not answer.
         """
+        if gone:
+            await self.bring((), gone)
         kept: list[Declaration] = []
         if broken:
             async with self._database.session() as connection:

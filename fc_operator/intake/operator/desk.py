@@ -285,7 +285,10 @@ class Desk:
         missed = 0 if first else self._note_missed(listed)
         self._remember(listed)
         report = await self._cluster.compare(
-            batch.declarations, batch.broken.keys(), confirm=self._confirm_prune
+            batch.declarations,
+            batch.broken.keys(),
+            gone=batch.gone,
+            confirm=self._confirm_prune,
         )
         if report.prune_blocked:
             _log.warning("operator.prune_blocked", reason=report.prune_blocked)

@@ -146,6 +146,21 @@ async def test_what_a_cluster_lost_all_at_once_stays_until_it_is_confirmed(clust
     assert await door.value("SELECT count(*) FROM jobsets WHERE deleting_at IS NOT NULL") == 9
 
 
+async def test_what_is_being_deleted_is_kept_by_no_guard_when_a_comparison_comes_first(
+    cluster, door
+):
+    """It was deleted by name, and would hang in the cluster until somebody confirmed it."""
+    await cluster.bring([project("a"), *(jobset("a", f"j{n}") for n in range(9))])
+    gone = [("Project", "a", "demo"), *(("Jobset", "a", f"j{n}") for n in range(9))]
+    report = await cluster.compare([], (), gone=gone, confirm=False)
+    assert report.prune_blocked == ""
+    assert await door.value("SELECT count(*) FROM jobsets WHERE deleting_at IS NULL") == 0
+    assert await door.value("SELECT count(*) FROM projects WHERE deleting_at IS NULL") == 0
+    assert (
+        await door.value("SELECT count(*) FROM managed_resources WHERE pruning_since IS NULL") == 0
+    )
+
+
 async def test_what_can_not_be_understood_stays_as_it_was(cluster, door):
     await cluster.bring([project("a"), jobset("a")])
     await cluster.compare([project("a")], {("Jobset", "a", "main")}, confirm=False)
