@@ -278,3 +278,12 @@ async def test_a_confined_process_dies_with_its_group_and_answers_as_itself():
     process.close()
     with pytest.raises(FileNotFoundError):
         await processes.start(["no-such-program"], env=ENV, confinement=everything)
+
+
+async def test_memory_that_is_hidden_is_shown_to_root_alone():
+    code = """import ctypes; from fc_operator.kit import processes
+get = lambda: ctypes.CDLL(None).prctl(3, 0, 0, 0, 0)
+print(get()); processes.hide_memory(); print(get())"""
+    env = ENV | {"PYTHONPATH": str(Path(__file__).parents[3])}
+    done = await processes.run([sys.executable, "-c", code], env=env)
+    assert done.stdout.split() == [b"1", b"0"], done.stderr
