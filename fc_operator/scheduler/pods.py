@@ -52,6 +52,8 @@ _DUTY = "pods"
 _STEPS = "steps"
 _SOON_S = 1.0
 """Wait after the API server could not make a pod but may at any time."""
+_YOUNG_S = 1.0
+"""The pod of a task this young is being asked for by whoever claimed it."""
 _DELETIONS_MAX = 8
 _OF_TARGETS = frozenset({"ImagePullFailed", "ContainerConfig", "PendingTimeout"})
 """Endings after which the next pod would likely fare alike."""
@@ -643,7 +645,7 @@ class PodService:
             nothing = Look(phase="Pending", waits_for="it could not be made")
             ending = pods.pending_too_long(nothing, self._settings.pending_timeout_s)
             await self._end(task.id, "Gone", ending)
-        elif self._seen.again_s.get(task.id, 0.0) <= time.monotonic():
+        elif task.age_s > _YOUNG_S and self._seen.again_s.get(task.id, 0.0) <= time.monotonic():
             self._create(task.id)
 
     async def _judge(self, task: PodTask, pod: Pod, seen: Look) -> None:
