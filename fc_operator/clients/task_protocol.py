@@ -10,6 +10,7 @@ answer that would come again ends it: 410 says that the task is over.
 from __future__ import annotations
 
 import asyncio
+import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
@@ -230,7 +231,8 @@ class TaskClient:
         async with self._http.request(
             method,
             f"{self._root}/{name}",
-            data=data,
+            # Large bytes as such would hold up the loop while they are written.
+            data=data if data is None or len(data) < 2**20 else io.BytesIO(data),
             params={key: str(value) for key, value in (parameters or {}).items()},
             headers={
                 "Accept": "application/json",

@@ -29,10 +29,12 @@ from fc_operator.model.tasks import PhaseChanged, StepEnded, StepOrder, StepStar
 
 BODY_BYTES_MAX = 4 * 1024 * 1024
 """Of any request, as it is sent, compressed."""
-PLAIN_BYTES_MAX = 32 * 1024 * 1024
+PLAIN_BYTES_MAX = 16 * 1024 * 1024
 """Of what a compressed body stands for."""
-BODY_BYTES_AIM = 8 * 1024 * 1024
+BODY_BYTES_AIM = 4 * 1024 * 1024
 """Of what a compressed body stands for, where there is a choice: ``bodies`` begins another one."""
+LINES_MAX = 10_000
+"""Of one body: small lines take far more memory once they are read."""
 LOG_BYTES_MAX = 1024 * 1024
 """Of one piece of log, not compressed."""
 UNREAD_REPORTS_MAX = 32
@@ -474,21 +476,23 @@ def bodies(
     *,
     bytes_aim: int = BODY_BYTES_AIM,
     bytes_max: int = PLAIN_BYTES_MAX,
+    lines_max: int = LINES_MAX,
 ) -> Iterator[bytes]:
-    """JSON lines, in as many bodies as their size asks for; not compressed yet.
+    """JSON lines, in as many bodies as size and number ask for; not compressed yet.
 
     Raises:
         ProtocolError: one line alone is too large.
     """
-    body = bytearray()
+    body, count = bytearray(), 0
     for line in lines:
         text = orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS)
         if len(text) > bytes_max:
             raise ProtocolError(f"a line has {len(text)} bytes; {bytes_max} are allowed")
-        if body and len(body) + len(text) > bytes_aim:
+        if body and (len(body) + len(text) > bytes_aim or count == lines_max):
             yield bytes(body)
-            body.clear()
+            body, count = bytearray(), 0
         body += text
+        count += 1
     if body:
         yield bytes(body)
 
@@ -497,8 +501,10 @@ def lines_of(body: bytes) -> Iterator[Any]:
     """What each line of a body says.
 
     Raises:
-        ProtocolError: a line is no JSON.
+        ProtocolError: a line is no JSON, or there are too many.
     """
+    if body.count(b"\n") > LINES_MAX:
+        raise ProtocolError(f"a body has at most {LINES_MAX} lines")
     for line in body.split(b"\n"):
         if line.strip():
             try:

@@ -402,11 +402,14 @@ class EvaluationService:
         except Exception:  # noqa: BLE001 - one evaluation must not end the service
             _log.exception("scheduler.hold_broke", evaluation=str(fence.evaluation_id))
         finally:
-            self._held.pop(fence.task_id, None)
-            self._room.set()
-            await self._parts.ingest.forget(fence)
-            await held.run.leave()
-            await self._look_again(held)
+            try:
+                # While it still counts as held, so that a stop waits for it.
+                await held.run.leave()
+            finally:
+                self._held.pop(fence.task_id, None)
+                self._room.set()
+                await self._parts.ingest.forget(fence)
+                await self._look_again(held)
 
     async def _stopped(self, held: _Held) -> None:
         if held.stop_reason == _LEASE_LOST:

@@ -66,7 +66,7 @@ from fc_operator.triggers import inputs, sources
 
 _log = logs.get_logger()
 _READ = 4
-"""Reports at once; each stands for up to 32 MiB."""
+"""Reports at once; each stands for up to 16 MiB."""
 _LEAVE_S = 3.0
 _AGAIN = Backoff(base_s=5, factor=3, cap_s=60)
 _ENDS = frozenset(

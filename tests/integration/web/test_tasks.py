@@ -737,9 +737,11 @@ async def test_reports_have_limits(engine, serve):
         assert len(bomb) < 10_000
         await agent.ask("rows", bomb, seq=1, headers=ZSTD, status=413)
         # In many small frames too, none of which says more than it is.
-        bombs = compression.compress_frame(b"\0" * 2**20) * 33
+        bombs = compression.compress_frame(b"\0" * 2**20) * 17
         await agent.ask("rows", bombs, seq=1, headers=ZSTD, status=413)
         await agent.ask("events", bomb, headers=ZSTD, status=413)
+        many = compression.compress_frame(b"{}\n" * (work.LINES_MAX + 1))
+        await agent.ask("events", many, headers=ZSTD, status=400)
         for body in (b"{}", packed[:1000], b"\x28\xb5\x2f\xfd"):
             await agent.ask("rows", body, seq=1, headers=ZSTD, status=400)
         good = compression.compress_frame(b"{}")

@@ -217,8 +217,17 @@ def test_rows_go_in_as_many_bodies_as_their_size_asks_for():
     assert [line for body in made for line in work.lines_of(body)] == lines
     assert all(len(body) <= 150 for body in made)
     assert len(made) == 4
+    made = list(work.bodies(lines, lines_max=2))
+    assert [len(list(work.lines_of(body))) for body in made] == [2, 2, 2]
     with pytest.raises(ProtocolError, match="150 are allowed"):
         list(work.bodies([{"text": "z" * 150}], bytes_max=150))
+
+
+def test_more_lines_than_anybody_sends_are_not_read():
+    most = b"{}\n" * work.LINES_MAX
+    assert len(list(work.lines_of(most))) == work.LINES_MAX
+    with pytest.raises(ProtocolError):
+        next(work.lines_of(most + b"{}\n"))
 
 
 def test_a_line_that_is_no_json_is_refused():
