@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from collections.abc import Callable
 
 from fc_operator.app import wiring
 from fc_operator.app.state import StateDirectory
@@ -72,8 +73,10 @@ def end_at_once(reason: str) -> None:
 class Operator:
     """Listener, lease, desk, writer, results and watches."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, end: Callable[[str], None] = end_at_once) -> None:
+        """``end`` is called with a reason when this process must not go on."""
         self._settings = settings
+        self._end = end
         self._supervisor = Supervisor([])
         self._health: HealthService | None = None
         self._parts: Parts | None = None
@@ -99,7 +102,7 @@ class Operator:
             parts.database,
             owner=owner_id("operator"),
             lease_s=given.lease_s,
-            lost=end_at_once,
+            lost=self._end,
         )
         await leadership.acquire()
         self._supervisor = self._build(parts, self._kube, leadership)
@@ -147,7 +150,7 @@ class Operator:
             kube,
             namespaces=given.namespaces,
             tell=lambda kind, body, deleted: desk.tell(kind, body, deleted=deleted),
-            ended=end_at_once,
+            ended=self._end,
         )
         return Supervisor(
             [parts.listener, leadership, writer, desk, _AfterFirst(desk, watches), results]

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any
 
 from fc_operator.clients import kube as clients
@@ -32,6 +32,7 @@ from fc_operator.spec import manifests
 
 _BATCH = 500
 _SETTLE_S = 0.05
+_LIST_TRIES = 5
 _STUCK_S = 300.0
 """No step takes as long: each call in it has a timeout."""
 _DEAF_ROUNDS = 2
@@ -43,7 +44,8 @@ class _Batch:
     """Objects on their way into force."""
 
     marks: dict[Place, Mark] = field(default_factory=dict)
-    declarations: list[Declaration] = field(default_factory=list)
+    read_at: list[tuple[str, Declaration]] = field(default_factory=list)
+    """With the time when each was made."""
     broken: dict[Place, Broken] = field(default_factory=dict)
     gone: list[Place] = field(default_factory=list)
     """Deleted: some are there no more, some wait for us to let them go."""
@@ -61,10 +63,50 @@ class _Batch:
                 generation=object_.generation, problems=problems or _UNREADABLE
             )
         else:
-            self.declarations.append(declaration)
+            self.read_at.append((object_.created_at, declaration))
+
+    def add(self, other: _Batch) -> None:
+        """Take up all of another batch."""
+        self.marks.update(other.marks)
+        self.read_at += other.read_at
+        self.broken.update(other.broken)
+        self.gone += other.gone
+
+    @property
+    def declarations(self) -> list[Declaration]:
+        """Oldest first: of two that claim a name at once the older one has it."""
+        return [declaration for _, declaration in sorted(self.read_at, key=itemgetter(0))]
 
 
 _UNREADABLE = (Problem(message="it can't be read"),)
+
+
+class _Tries:
+    """How often something failed in a row, and how long to wait then."""
+
+    def __init__(self, backoff: Backoff) -> None:
+        self._backoff = backoff
+        self._failures = 0
+
+    async def of(self, step: Callable[[], Awaitable[None]]) -> float:
+        """Do it; 0 if it went well, else the seconds until the next try.
+
+        Raises:
+            LeaseLostError: whoever holds the lease ends the process.
+        """
+        try:
+            await step()
+        except LeaseLostError:
+            raise
+        except FcError as error:
+            self._failures += 1
+            delay_s = self._backoff.delay_s(self._failures)
+            if isinstance(error, UnavailableError) and error.delay_s is not None:
+                delay_s = max(delay_s, error.delay_s)
+            _log.warning("operator.step_failed", error=str(error), retry_in_s=round(delay_s, 2))
+            return delay_s
+        self._failures = 0
+        return 0.0
 
 
 class Desk:
@@ -99,7 +141,6 @@ class Desk:
         """What a comparison found and no watch has told of yet, with its version."""
         self._wake = asyncio.Event()
         self._compare_at_s = 0.0
-        self._failures = 0
         self._working_since_s: float | None = None
         self._loop = LoopService(self.name, self._run)
         self.compared = asyncio.Event()
@@ -162,28 +203,18 @@ class Desk:
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
+        bring, compare = _Tries(self._backoff), _Tries(self._backoff)
         while True:
-            try:
-                if loop.time() >= self._compare_at_s:
-                    with self._step():
-                        await self._compare()
-                    self._compare_at_s = loop.time() + self._compare_s
-                elif self._waiting:
-                    with self._step():
-                        await self._bring_some()
-                else:
-                    await self._rest(self._compare_at_s - loop.time())
-                    continue
-                self._failures = 0
-            except LeaseLostError:
-                raise  # the lease's holder ends the process
-            except FcError as error:
-                self._failures += 1
-                delay_s = self._backoff.delay_s(self._failures)
-                if isinstance(error, UnavailableError) and error.delay_s is not None:
-                    delay_s = max(delay_s, error.delay_s)
-                _log.warning("operator.step_failed", error=str(error), retry_in_s=round(delay_s, 2))
-                await asyncio.sleep(delay_s)
+            now_s = loop.time()
+            if now_s >= self._compare_at_s:
+                # One that fails holds up nothing that the watches tell.
+                delay_s = await compare.of(self._compare)
+                self._compare_at_s = loop.time() + (delay_s or self._compare_s)
+            elif self._waiting:
+                if delay_s := await bring.of(self._bring_some):
+                    await asyncio.sleep(min(delay_s, max(self._compare_at_s - loop.time(), 0)))
+            else:
+                await self._rest(self._compare_at_s - now_s)
 
     async def _rest(self, timeout_s: float) -> None:
         try:
@@ -195,17 +226,16 @@ class Desk:
         # What was applied together comes together, and goes through as one.
         await asyncio.sleep(_SETTLE_S)
 
-    @contextmanager
-    def _step(self) -> Iterator[None]:
-        self._working_since_s = time.monotonic()
-        try:
-            yield
-        finally:
-            self._working_since_s = None
-
     # Some objects ---------------------------------------------------------------------------
 
     async def _bring_some(self) -> None:
+        self._working_since_s = time.monotonic()
+        try:
+            await self._bring_first()
+        finally:
+            self._working_since_s = None
+
+    async def _bring_first(self) -> None:
         some = list(self._waiting.items())[:_BATCH]
         for place, _ in some:
             del self._waiting[place]
@@ -275,6 +305,13 @@ class Desk:
     # All objects ----------------------------------------------------------------------------
 
     async def _compare(self) -> None:
+        self._working_since_s = time.monotonic()
+        try:
+            await self._compare_all()
+        finally:
+            self._working_since_s = None
+
+    async def _compare_all(self) -> None:
         start_s = time.monotonic()
         first = not self.compared.is_set()
         batch = _Batch()
@@ -308,6 +345,29 @@ class Desk:
     async def _list(
         self, kind: Kind, namespace: str | None, batch: _Batch, listed: dict[Place, Seen]
     ) -> None:
+        """All objects of a kind. One page that fails is not worth reading all kinds again."""
+        for attempt in range(1, _LIST_TRIES + 1):
+            found, objects = _Batch(), dict[Place, Seen]()
+            try:
+                await self._list_once(kind, namespace, found, objects)
+            except NotFoundError as error:
+                raise UnavailableError(
+                    f"the API server does not know our kind {kind}",
+                    hint="apply the files in crds/",
+                ) from error
+            except UnavailableError as error:
+                if attempt == _LIST_TRIES:
+                    raise
+                delay_s = self._backoff.delay_s(attempt)
+                await asyncio.sleep(delay_s if error.delay_s is None else error.delay_s)
+            else:
+                batch.add(found)
+                listed.update(objects)
+                return
+
+    async def _list_once(
+        self, kind: Kind, namespace: str | None, batch: _Batch, listed: dict[Place, Seen]
+    ) -> None:
         bodies: list[Mapping[str, Any]] = []
 
         def read() -> None:
@@ -317,16 +377,11 @@ class Desk:
                 # What a list holds does not say of which kind it is.
                 batch.read(object_, {"apiVersion": nouns.API_VERSION, **body, "kind": kind})
 
-        try:
-            async for body in self._kube.list(clients.OWN[kind], namespace, page=_BATCH):
-                bodies.append(body)
-                if len(bodies) == _BATCH:
-                    await asyncio.to_thread(read)
-                    bodies.clear()
-        except NotFoundError as error:
-            raise UnavailableError(
-                f"the API server does not know our kind {kind}", hint="apply the files in crds/"
-            ) from error
+        async for body in self._kube.list(clients.OWN[kind], namespace, page=_BATCH):
+            bodies.append(body)
+            if len(bodies) == _BATCH:
+                await asyncio.to_thread(read)
+                bodies.clear()
         await asyncio.to_thread(read)
 
     def _note_missed(self, listed: Mapping[Place, Seen]) -> int:

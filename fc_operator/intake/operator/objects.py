@@ -38,6 +38,8 @@ class Seen:
     requested_at: str | None
     deleting: bool
     finalizers: tuple[str, ...]
+    created_at: str = ""
+    """As the API server writes it: sorts by time."""
     status: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -70,6 +72,7 @@ def seen(kind: Kind, body: Mapping[str, Any]) -> Seen:
         requested_at=annotations.get(nouns.REQUESTED_AT),
         deleting=metadata.get("deletionTimestamp") is not None,
         finalizers=tuple(metadata.get("finalizers") or ()),
+        created_at=metadata.get("creationTimestamp") or "",
         status=body.get("status") or {},
     )
 
