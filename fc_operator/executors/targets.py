@@ -14,6 +14,7 @@ from fnmatch import fnmatchcase
 from typing import Any, Final
 
 from fc_operator.kit import documents
+from fc_operator.model import conditions as terms
 
 DEFAULT: Final = "default"
 """The target of a project that names none, where it may use one of this name."""
@@ -127,20 +128,20 @@ def choose(
         if target is None:
             # The same words whether it exists or not: what others may use is nobody's business.
             return Choice(
-                reason="TargetNotAllowed",
+                reason=terms.TARGET_NOT_ALLOWED,
                 message=f"there is no target {name} for objects in namespace {object_namespace}",
             )
     else:
         target = by_name.get(DEFAULT, mine[0] if mine else None)
         if target is None:
             return Choice(
-                reason="TargetNotAllowed",
+                reason=terms.TARGET_NOT_ALLOWED,
                 message=f"there is no target for objects in namespace {object_namespace}",
             )
     refused = sorted(set(template_fields) - set(target.allowed_template_fields))
     if refused:
         return Choice(
-            reason="TemplateNotAllowed",
+            reason=terms.TEMPLATE_NOT_ALLOWED,
             message=f"the target {target.name} lets no project set {', '.join(refused)}",
         )
     return Choice(target=target)

@@ -36,6 +36,8 @@ PRUNING: Final = "Pruning"
 EVALUATION_FAILED: Final = "EvaluationFailed"
 PREREQUISITE_MISSING: Final = "PrerequisiteMissing"
 INTERNAL: Final = "Internal"
+TARGET_NOT_ALLOWED: Final = "TargetNotAllowed"
+TEMPLATE_NOT_ALLOWED: Final = "TemplateNotAllowed"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -38,9 +38,10 @@ from fc_operator.operations import tasks as task_operations
 from fc_operator.operations.steps import StepResult
 from fc_operator.queue import claims
 from fc_operator.queue.offers import Offer, fits
+from fc_operator.scheduler import placing
 from fc_operator.settings import BuildSettings, KubernetesSettings, QueueSettings
 from fc_operator.store import claims as claim_store
-from fc_operator.store import listener, maintenance
+from fc_operator.store import listener, maintenance, managed_resources
 from fc_operator.store import pods as store
 from fc_operator.store.claims import ClaimedStep, Lease, Waiting
 from fc_operator.store.database import Connection, Database, notify, owner_id
@@ -52,6 +53,8 @@ _DUTY = "pods"
 _STEPS = "steps"
 _SOON_S = 1.0
 """Wait after the API server could not make a pod but may at any time."""
+_TELL_S_MIN, _TELL_S_MAX = 1.0, 60.0
+"""Between looks at what projects say of their pods."""
 _YOUNG_S = 1.0
 """The pod of a task this young is being asked for by whoever claimed it."""
 _DELETIONS_MAX = 8
@@ -171,6 +174,7 @@ class PodService:
         self._loops = [
             LoopService("pods-leases", self._keep),
             LoopService("pods-compare", self._compare_often),
+            LoopService("pods-targets", self._tell_often),
         ]
         if kubernetes.builds:
             self._loops.append(LoopService("pods-claims", self._fill))
@@ -428,6 +432,44 @@ class PodService:
         if hold is not None and hold.ending.reason == "QuotaExceeded":
             del self._holds[target, None]
             self._claim_now.set()
+
+    async def _tell_often(self) -> None:
+        """Say of projects whether they may run where they want, soon after they are declared."""
+        with self._listener.subscribe(listener.RESOURCES) as wakes:
+            while True:
+                if self._has_duty:
+                    try:
+                        await self.tell_projects()
+                    except (UnavailableError, TimeoutError) as error:
+                        _log.warning("scheduler.targets_not_told", error=str(error))
+                await asyncio.sleep(_TELL_S_MIN)
+                await wakes.wait(_TELL_S_MAX if self._has_duty else self._queue.poll_s)
+
+    async def tell_projects(self) -> int:
+        """Once; how many declarations are said something else of now."""
+        async with self._database.session() as connection:
+            projects = await store.list_projects(connection)
+            now = await managed_resources.clock(connection)
+        changed = []
+        for project in projects:
+            choice = self.choose(project.placement)
+            if choice.target is not None:
+                choice = self.choose(project.placement, reviewed=False)
+            found = placing.conditions_of(
+                project.conditions, choice, generation=project.generation, now=now
+            )
+            if found != project.conditions:
+                changed.append((project, found))
+        if not changed:
+            return 0
+
+        async def change(connection: Connection) -> int:
+            told = [await store.set_conditions(connection, *each) for each in changed]
+            if any(told):
+                await notify(connection, listener.RESOURCES)
+            return sum(told)
+
+        return await self._database.run(change)
 
     # Evaluations ----------------------------------------------------------------------------
 

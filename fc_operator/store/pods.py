@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from uuid import UUID
 
+from fc_operator.model.conditions import Condition
 from fc_operator.model.desired import PodsSpec
 from fc_operator.model.ids import JobsetId, StepId, TaskId
 from fc_operator.store.claims import Lease
@@ -73,16 +75,45 @@ async def list_placements(
     }
 
 
-async def list_projects(connection: Connection) -> list[Placement]:
-    """Of all projects that are not on their way out."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeclaredProject:
+    """A project with what is said of its declaration."""
+
+    placement: Placement
+    resource_id: UUID
+    generation: int
+    conditions: tuple[Condition, ...]
+
+
+async def list_projects(connection: Connection) -> list[DeclaredProject]:
+    """All that are declared and not on their way out."""
     return [
-        Placement(
-            project=row["project"],
-            namespace=row["namespace"],
-            pods=PodsSpec.from_dict(row["pods"]),
+        DeclaredProject(
+            placement=Placement(
+                project=row["project"],
+                namespace=row["namespace"],
+                pods=PodsSpec.from_dict(row["pods"]),
+            ),
+            resource_id=row["resource_id"],
+            generation=row["generation"],
+            conditions=tuple(Condition.from_dict(each) for each in row["conditions"]),
         )
         async for row in _sql.list_projects(connection)
     ]
+
+
+async def set_conditions(
+    connection: Connection, of: DeclaredProject, conditions: Sequence[Condition]
+) -> bool:
+    """Say something else of a declaration; False when somebody did so meanwhile."""
+    row = await _sql.set_conditions(
+        connection,
+        resource_id=of.resource_id,
+        generation=of.generation,
+        before=[each.as_dict() for each in of.conditions],
+        conditions=[each.as_dict() for each in conditions],
+    )
+    return row is not None
 
 
 async def set_intent(
@@ -93,7 +124,7 @@ async def set_intent(
     definition: Mapping[str, Any],
     work: Mapping[str, Any] | None,
 ) -> bool:
-    """Write which pod a task shall have, and its work, if given; False when it is over or has one."""
+    """Write which pod a task shall have, and its work; False when it is over or has one."""
     row = await _sql.set_intent(
         connection,
         task_id=task_id,

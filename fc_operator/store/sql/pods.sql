@@ -96,8 +96,16 @@ JOIN jobsets j ON j.id = e.jobset_id
 WHERE t.id = :task_id AND t.state = 'live';
 
 -- name: list_projects()
--- What all projects say of their pods.
-SELECT p.name AS project, p.namespace, p.pods
+-- What all projects say of their pods, and what is said of their declarations.
+SELECT p.name AS project, p.namespace, p.pods, m.id AS resource_id, m.generation, m.conditions
 FROM projects p
-WHERE p.deleting_at IS NULL
+JOIN managed_resources m ON m.kind = 'Project' AND m.identity = p.name AND m.owns
+WHERE p.deleting_at IS NULL AND m.pruning_since IS NULL
 ORDER BY p.name;
+
+-- name: set_conditions(resource_id, generation, before, conditions)^
+-- What is said of a declaration, unless somebody said something else meanwhile.
+UPDATE managed_resources
+SET conditions = :conditions
+WHERE id = :resource_id AND generation = :generation AND conditions = :before::jsonb
+RETURNING id;

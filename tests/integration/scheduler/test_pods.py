@@ -9,6 +9,8 @@ import asyncio
 import copy
 import json
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
 from uuid import uuid4
 
 import pytest
@@ -18,16 +20,20 @@ from kubernetes.client import Configuration
 from fc_operator.access import tasks as tokens
 from fc_operator.clients.kube import Kube
 from fc_operator.clients.kube_pods import KubePods
+from fc_operator.clients.secrets import DirectorySecrets
 from fc_operator.executors import pods
 from fc_operator.executors.targets import Target
 from fc_operator.kit.ciphers import Cipher
 from fc_operator.model.ids import TaskId
+from fc_operator.model.sources import Source
 from fc_operator.model.work import NixWork, StepsWork
 from fc_operator.operations import builds as build_operations
+from fc_operator.operations import manifests as manifest_operations
 from fc_operator.operations import tasks as task_operations
 from fc_operator.scheduler.maintain import MaintenanceService
 from fc_operator.scheduler.pods import Bucket, PodService, Site
-from fc_operator.settings import BuildSettings, KubernetesSettings, QueueSettings
+from fc_operator.settings import BuildSettings, ConfigSettings, KubernetesSettings, QueueSettings
+from fc_operator.spec import manifests
 from fc_operator.store.listener import Listener
 
 CIPHER = Cipher(bytes(32))
@@ -794,6 +800,58 @@ async def test_creations_are_limited():
     for _ in range(7):
         await bucket.take()
     assert asyncio.get_running_loop().time() - started >= 4 / 20 * 0.9
+
+
+# Conditions -----------------------------------------------------------------------------------
+
+
+async def declare(engine, **spec):
+    """A project by its manifest, as a user applies it."""
+    text = {
+        "apiVersion": "fc-operator.dev/v1alpha1",
+        "kind": "Project",
+        "metadata": {"name": "demo", "namespace": "team-a"},
+        "spec": {"repositoryUrl": "https://example.org/x.git", **spec},
+    }
+    parsed = manifests.parse({"demo.yaml": json.dumps(text).encode()})
+    assert parsed.problems == ()
+    await manifest_operations.apply(
+        engine.database,
+        Source("ConfigRepository", "team"),
+        parsed,
+        keyring=manifest_operations.Keyring(DirectorySecrets(Path("/nonexistent")), CIPHER),
+        revision=uuid4().hex,
+        complete=True,
+        config=ConfigSettings(),
+    )
+
+
+async def test_a_project_says_that_its_target_is_not_for_it(engine, make_pods):
+    async def ready():
+        (row,) = await engine.sql("SELECT conditions FROM managed_resources")
+        found = {each["type"]: each for each in row["conditions"]}
+        return found["Ready"]["status"], found["Ready"]["reason"], "Stalled" in found
+
+    targets = (Target(name="mine", namespace="x", object_namespaces=("team-a",)),)
+    async with make_pods(targets=targets, is_started=False) as service:
+        await declare(engine, pods={"target": "mine"})
+        assert await service.tell_projects() == 0
+        assert await ready() == ("True", "Reconciled", False)
+        await declare(engine, pods={"target": "yours"})
+        assert await service.tell_projects() == 1
+        assert await service.tell_projects() == 0, "nothing is written twice"
+        assert await ready() == ("False", "TargetNotAllowed", True)
+        await declare(engine, pods={"target": "yours"})
+        assert await ready() == ("False", "TargetNotAllowed", True), "a sync leaves it"
+        await declare(engine, pods={"unreviewedTarget": "yours"})
+        assert await service.tell_projects() == 1
+        assert await ready() == ("False", "TargetNotAllowed", True)
+        # The administrator makes it one of theirs.
+        service._site = replace(
+            service._site, targets=(*targets, replace(targets[0], name="yours"))
+        )
+        assert await service.tell_projects() == 1
+        assert await ready() == ("True", "Reconciled", False)
 
 
 # Evaluations ----------------------------------------------------------------------------------
