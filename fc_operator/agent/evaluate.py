@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from fc_operator.agent import facts
 from fc_operator.agent.fetch import cancelled, interrupted, report_of
@@ -37,6 +37,14 @@ from fc_operator.model.work import EvaluationReport, HeartbeatAnswer, bodies, ro
 _log = logs.get_logger()
 
 
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What a dry run said of some jobs, and the derivations that it is about."""
+
+    missing: Missing
+    derivations: Mapping[DrvPath, Derivation]
+
+
 class EvaluateDuty:
     """See ``session.Duty``."""
 
@@ -55,7 +63,7 @@ class EvaluateDuty:
         self._copies = copies
         self._nix = nix
         self._seq = 0
-        self._known: dict[DrvPath, Derivation] = {}
+        self._read: dict[DrvPath, Derivation] = {}
         """What is to be built and was read; shared by batches, since jobs need the same."""
         self._doing: asyncio.Task[EvaluationEnd] | None = None
         self._leaving: EvaluationReport | None = None
@@ -118,9 +126,9 @@ class EvaluateDuty:
             return _not_uploaded(error)
         try:
             batches = self._evaluator.evaluate(self._handover.request)
-            async with aclosing(self._known_to_all(batches)) as told:
-                async for rows, errors in told:
-                    await self._tell(rows, errors)
+            async with aclosing(batches):
+                async for batch in batches:
+                    await self._tell(batch, await self._known_to_all(batch.rows))
         except (EvaluationError, LimitReachedError) as error:
             return endings.of_evaluator(error)
         except ForbiddenError as error:
@@ -129,27 +137,19 @@ class EvaluateDuty:
             return endings.of_evaluator(error)
         return EvaluationEnd(status=EvaluationStatus.COMPLETED)
 
-    async def _known_to_all(
-        self, batches: AsyncGenerator[EvaluationBatch, None]
-    ) -> AsyncGenerator[tuple[Sequence[JobRow], Sequence[JobError]], None]:
-        """Batches whose derivations the cache has, with what is known of them."""
-        async with aclosing(batches):
-            async for batch in batches:
-                rows: Sequence[JobRow] = batch.rows
-                if rows:
-                    drvs = list(dict.fromkeys(row.drv_path for row in rows))
-                    await self._copies.upload_derivations(drvs)
-                    rows = await self._with_facts(rows, drvs)
-                yield rows, batch.errors
-
-    async def _with_facts(self, rows: Sequence[JobRow], drvs: Sequence[DrvPath]) -> list[JobRow]:
+    async def _known_to_all(self, rows: Sequence[JobRow]) -> _Known:
+        """Bring the derivations of ``rows`` into the cache; what is to be known of them."""
+        drvs = list(dict.fromkeys(row.drv_path for row in rows))
+        if not drvs:
+            return _Known(Missing(), {})
+        await self._copies.upload_derivations(drvs)
         missing = await self._copies.missing(drvs)
         if self._handover.request.allow_import_from_derivation:
             missing = await self._without_own(missing, drvs)
-        wanted = {*drvs, *missing.will_build} - self._known.keys()
+        wanted = {*drvs, *missing.will_build} - self._read.keys()
         found = await self._nix.derivations(wanted)
-        self._known |= {drv: found[drv] for drv in missing.will_build if drv in found}
-        return facts.with_facts(rows, missing, self._known | found)
+        self._read |= {drv: found[drv] for drv in missing.will_build if drv in found}
+        return _Known(missing, {**self._read, **found})
 
     async def _without_own(self, missing: Missing, drvs: Sequence[DrvPath]) -> Missing:
         """As ``missing`` would be without what the evaluation has built itself on its way (import
@@ -169,13 +169,25 @@ class EvaluateDuty:
             will_fetch=missing.will_fetch | there,
         )
 
-    async def _tell(self, rows: Sequence[JobRow], errors: Sequence[JobError]) -> None:
-        items: list[JobRow | JobError] = [*rows, *errors]
-        for body in bodies(map(row_to_json, items)):
+    async def _tell(self, batch: EvaluationBatch, known: _Known) -> None:
+        for body in await asyncio.to_thread(_reports, batch.rows, batch.errors, known):
             wanted = await self._client.rows(self._seq, body)
             self._seq += 1
             if wanted < self._seq:
                 raise ProtocolError(f"the server has lost what it was told from {wanted} on")
+
+
+def _reports(rows: Sequence[JobRow], errors: Sequence[JobError], known: _Known) -> list[bytes]:
+    """Bodies of reports, each whole in itself: what a job needs is named in its own."""
+    items: list[JobRow | JobError] = [
+        *facts.with_facts(rows, known.missing, known.derivations),
+        *errors,
+    ]
+    found = list(bodies(map(row_to_json, items)))
+    if len(found) < 2 or len(rows) < 2:
+        return found
+    half = len(rows) // 2
+    return [*_reports(rows[:half], (), known), *_reports(rows[half:], errors, known)]
 
 
 def _not_uploaded(error: UnavailableError | ForbiddenError) -> EvaluationEnd:

@@ -43,8 +43,15 @@ def test_what_is_needed_comes_first_and_once():
     known = world(
         derivation("a"), derivation("b", "a"), derivation("c", "a", "b"), derivation("d", "c", "b")
     )
-    needed = list(facts.needed(drv("d"), set(known), known))
+    needed = list(facts.needed(drv("d"), set(known), known, set()))
     assert needed == [drv("a"), drv("b"), drv("c")]
+
+
+def test_what_a_row_before_has_named_is_not_named_again():
+    known = world(derivation("a"), derivation("b", "a"), derivation("c", "b"), derivation("d", "b"))
+    missing = Missing(will_build=tuple(known))
+    told = facts.with_facts([row("c"), row("d"), row("a")], missing, known)
+    assert [each.needed_builds for each in told] == [(drv("a"), drv("b")), (), ()]
 
 
 def test_a_job_is_told_with_what_its_derivation_says():
@@ -81,7 +88,7 @@ def graphs(draw) -> tuple[dict[DrvPath, Derivation], set[DrvPath]]:
 def test_every_need_of_a_need_is_there_before_it(graph):
     known, to_build = graph
     for top in to_build:
-        order = list(facts.needed(top, to_build, known))
+        order = list(facts.needed(top, to_build, known, set()))
         assert top not in order
         for place, each in enumerate([*order, top]):
             direct = known[each].input_drvs.keys() & to_build
@@ -91,7 +98,7 @@ def test_every_need_of_a_need_is_there_before_it(graph):
 @given(graphs())
 def test_the_scheduler_plans_the_same_as_from_its_own_dry_run(graph):
     known, to_build = graph
-    rows = [row(path[-5]) for path in known]
+    rows = [row(path[-5]) for path in sorted(known, reverse=True)]
     missing = Missing(will_build=tuple(to_build))
     told = facts.with_facts(rows, missing, known)
     heard, silent = plans.told(told)
