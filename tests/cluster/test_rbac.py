@@ -245,7 +245,8 @@ OBJECTS = {
 OBJECTS |= {("patch", f"{kind}/status.{GROUP}") for kind in KINDS}
 OBJECTS |= {("create", "events.events.k8s.io")}
 SECRETS = {("get", "secrets")}
-PODS = {(verb, "pods") for verb in ("create", "get", "list", "delete")} | {("get", "pods/log")}
+PODS = {(verb, "pods") for verb in ("create", "get", "list", "delete")}
+PODS |= {("get", "pods/log"), ("list", "events")}
 
 
 HOOKS = {

@@ -63,6 +63,10 @@ and from _helpers.tpl: fc-operator.fullname and fc-operator.labels.
 - apiGroups: [""]
   resources: [pods/log]
   verbs: [get]
+# Why a pod does not begin is told in events alone.
+- apiGroups: [""]
+  resources: [events]
+  verbs: [list]
 {{- end -}}
 
 {{/* A Role, or a binding to one: (dict "root" $ "namespace" … "part" … "rules" …). */}}
