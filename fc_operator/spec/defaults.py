@@ -12,7 +12,7 @@ def fill(schema: dict[str, Any], value: Any) -> Any:
         filled = {
             name: fill(properties[name], item) if name in properties else item
             for name, item in value.items()
-            if item is not None
+            if item is not None or name not in properties  # what is not known is refused by name
         }
         for name, sub in properties.items():
             if name not in filled and "default" in sub:

@@ -366,7 +366,8 @@ def _own_metadata(metadata: dict[str, Any]) -> dict[str, Any]:
     return {
         key: item
         for key, item in metadata.items()
-        if key not in _SERVER_METADATA and item is not None
+        if key not in _SERVER_METADATA
+        and (item is not None or key not in schemas.METADATA_FIELDS)
     }
 
 
@@ -408,15 +409,17 @@ def _check_pattern(_: Any, pattern: str, instance: Any, schema: Any) -> Iterator
 
 
 def _check_unique(_: Any, wanted: bool, instance: Any, __: Any) -> Iterator[ValidationError]:  # noqa: FBT001 - jsonschema's signature
-    """In linear time; the library compares each with each when the types are mixed. Each item
-    that was there before is named, as the API server does.
+    """In linear time; the library compares each with each when the types are mixed. The first
+    repetition of an item is named, as the API server does.
     """
     if not wanted or not isinstance(instance, list):
         return
-    seen = set()
+    seen: set[str] = set()
+    said: set[str] = set()
     for index, item in enumerate(instance):
         text = json.dumps(item, sort_keys=True)
-        if text in seen:
+        if text in seen and text not in said:
+            said.add(text)
             yield ValidationError("holds an item twice", path=(index,))
         seen.add(text)
 
@@ -438,7 +441,9 @@ def _validator(kind: str) -> Any:
 def _check_lists(
     schema: dict[str, Any], value: Any, scribe: _Scribe, path: Path = ()
 ) -> Iterator[Problem]:
-    """Lists with keys hold each key once, as server-side apply demands."""
+    """Lists with keys hold each key once, as server-side apply demands. The first repetition is
+    named.
+    """
     for name, sub in schema.get("properties", {}).items():
         if isinstance(value, dict) and name in value:
             yield from _check_lists(sub, value[name], scribe, (*path, name))
@@ -446,12 +451,14 @@ def _check_lists(
         return
     keys = schema.get("x-kubernetes-list-map-keys")
     seen: dict[tuple[Any, ...], int] = {}
+    said: set[tuple[Any, ...]] = set()
     for index, item in enumerate(value):
         if keys and isinstance(item, dict):
             key = tuple(item.get(each) for each in keys)
             if not all(isinstance(each, str) for each in key):
                 continue  # said already: it is missing or of a wrong type
-            if key in seen:
+            if key in seen and key not in said:
+                said.add(key)
                 named = ", ".join(f"{each} {item.get(each)!r}" for each in keys)
                 first = _dotted((*path, seen[key]))
                 yield scribe((*path, index), f"{named} is already in {first}", "keep one of them")

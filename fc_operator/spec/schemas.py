@@ -101,6 +101,8 @@ _METADATA: dict[str, Any] = {
     },
     "additionalProperties": False,
 }
+METADATA_FIELDS = frozenset(_METADATA["properties"])
+"""What a person writes there."""
 
 
 @cache

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 
 import pytest
+from hypothesis import HealthCheck, Phase, assume, given, settings
 
 from fc_operator.model import desired
 from fc_operator.spec import manifests, schemas
@@ -391,3 +393,53 @@ def test_wait_is_never_satisfied_by_a_stale_generation(mine, kind):
     ready = condition("Ready", "True", "Reconciled", 2)
     write_status(mine, what, observedGeneration=2, conditions=[ready])
     assert is_ready()
+
+
+# What nobody has thought of -------------------------------------------------------------------
+
+
+def is_plain(value) -> bool:
+    """Whether its keys are words: paths with other keys can't be told apart again."""
+    if isinstance(value, dict):
+        return all(
+            re.fullmatch(r"[A-Za-z0-9_./-]+", key) and is_plain(item) for key, item in value.items()
+        )
+    return not isinstance(value, list) or all(is_plain(item) for item in value)
+
+
+def test_a_good_manifest_that_was_spoilt_at_random_is_judged_alike(door):
+    """Changed, cut and doubled at some places: the same fields are refused, or the same is kept."""
+    from tests.unit.spec.test_properties import mutated
+
+    judged = {"kept": 0, "refused": 0}
+
+    @settings(
+        max_examples=300, deadline=None, database=None, derandomize=True,
+        phases=[Phase.generate], suppress_health_check=list(HealthCheck),
+    )  # fmt: skip
+    @given(mutated())
+    def compare(body):
+        assume(is_sendable(body) and isinstance(body.get("metadata"), dict) and is_plain(body))
+        declaration, problems = manifests.parse_object(body)
+        verdict = door.judge(body)
+        ours = {each.field for each in problems}
+        # What an API server writes itself (uid, finalizers, …) we take and don't look at.
+        written = {f"metadata.{field}" for field in manifests._SERVER_METADATA}
+        theirs = {cause.field for cause in verdict.causes} - written
+        if declaration is not None:
+            assert theirs == set(), body
+            assert verdict.kept is None or verdict.kept["spec"] == declaration.spec, body
+            judged["kept"] += 1
+            return
+        judged["refused"] += 1
+        for field in ours:
+            assert any(covers(field, each) for each in theirs), (field, verdict.causes, body)
+        for field in theirs:
+            # An item without its key is like any other without it; we say only what is missing.
+            assert any(covers(each, field) or each.startswith(f"{field}.") for each in ours), (
+                field, problems, body,
+            )  # fmt: skip
+
+    compare()
+    assert judged["kept"] > 15
+    assert judged["refused"] > 50
