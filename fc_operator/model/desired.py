@@ -131,6 +131,8 @@ class DesiredProject:
     channels: tuple[ChannelSpec, ...] = ()
     members: tuple[MemberSpec, ...] = ()
     pods: PodsSpec = PodsSpec()
+    cache_public: bool | None = None
+    """Whether strangers may read what it built from the cache; None: as ``visibility`` says."""
     deletion_policy: str = "retain"
     """retain or delete."""
     suspended: bool = False

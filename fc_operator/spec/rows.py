@@ -97,6 +97,7 @@ def _project(name: str, spec: dict[str, Any]) -> nouns.DesiredProject:
             for each in spec.get("members", ())
         ),
         pods=nouns.PodsSpec.from_dict(spec.get("pods") or {}),
+        cache_public=(spec.get("cache") or {}).get("public"),
         deletion_policy=word(spec["deletionPolicy"]),
         suspended=spec["suspend"],
     )

@@ -62,6 +62,7 @@ async def list_recorded(connection: Connection, names: Collection[str]) -> list[
                 visibility=row["visibility"],
                 credentials_secret=row["credentials_secret"],
                 pods=PodsSpec.from_dict(row["pods"]),
+                cache_public=row["cache_public"],
                 deletion_policy=row["deletion_policy"],
                 suspended=row["suspended"],
                 webhooks=webhooks.get(row["id"], ()),
@@ -97,6 +98,7 @@ async def upsert(
             "namespace": namespaces[each.name],
             "credentials_secret": each.credentials_secret,
             "pods": each.pods.as_dict(),
+            "cache_public": each.cache_public,
             "deletion_policy": each.deletion_policy,
             "suspended": each.suspended,
         }

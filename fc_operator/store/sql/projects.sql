@@ -1,7 +1,7 @@
 -- name: list_by_name(names)
 -- The rows of some projects.
 SELECT id, name, repository_url, display_name, coalesce(description, '') AS description, homepage,
-    owner, visibility, namespace, credentials_secret, pods, deletion_policy, suspended,
+    owner, visibility, namespace, credentials_secret, pods, cache_public, deletion_policy, suspended,
     deleting_at IS NOT NULL AS deleting
 FROM projects
 WHERE name = ANY(:names::text[]);
@@ -36,18 +36,19 @@ WHERE p.name = ANY(:names::text[]);
 -- name: upsert(rows)
 -- Brings rows of projects to what was declared; a row on its way out comes back.
 INSERT INTO projects (id, name, repository_url, display_name, description, homepage, owner,
-    visibility, namespace, credentials_secret, pods, deletion_policy, suspended)
+    visibility, namespace, credentials_secret, pods, cache_public, deletion_policy, suspended)
 SELECT r.id, r.name, r.repository_url, r.display_name, r.description, r.homepage, r.owner,
-    r.visibility, r.namespace, r.credentials_secret, r.pods, r.deletion_policy, r.suspended
+    r.visibility, r.namespace, r.credentials_secret, r.pods, r.cache_public, r.deletion_policy, r.suspended
 FROM jsonb_to_recordset(:rows::jsonb) AS r (id uuid, name text, repository_url text,
     display_name text, description text, homepage text, owner text, visibility text, namespace text,
-    credentials_secret text, pods jsonb, deletion_policy text, suspended boolean)
+    credentials_secret text, pods jsonb, cache_public boolean, deletion_policy text, suspended boolean)
 ORDER BY r.name
 ON CONFLICT (name) DO UPDATE SET
     repository_url = EXCLUDED.repository_url, display_name = EXCLUDED.display_name,
     description = EXCLUDED.description, homepage = EXCLUDED.homepage, owner = EXCLUDED.owner,
     visibility = EXCLUDED.visibility, namespace = EXCLUDED.namespace,
     credentials_secret = EXCLUDED.credentials_secret, pods = EXCLUDED.pods,
+    cache_public = EXCLUDED.cache_public,
     deletion_policy = EXCLUDED.deletion_policy,
     suspended = EXCLUDED.suspended, deleting_at = NULL
 RETURNING id, name;
