@@ -67,6 +67,9 @@ class ConfigSettings:
     """A sync that would prune more than this share of a source's objects waits for confirmation."""
     prune_guard_min: int = 3
     """Sources that own fewer objects than this are not guarded: half of two is one."""
+    builder_namespaces: tuple[str, ...] = ()
+    """The namespaces in which RemoteBuilders count; empty: all. A builder serves the whole
+    installation and sees what it builds, so it is for administrators to declare one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -275,6 +278,16 @@ class OperatorSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SchedulerSettings:
+    """`fc scheduler` as a process of its own."""
+
+    health_host: str = "0.0.0.0"  # noqa: S104 - the kubelet comes from outside of the pod
+    """Where ``/healthz`` is answered, and nothing else, if it is at all."""
+    health_port: int = 0
+    """Port of it, for whoever restarts processes that stand still; 0 is none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WebSettings:
     """The HTTP service."""
 
@@ -355,6 +368,7 @@ class Settings:
     queue: QueueSettings = field(default_factory=QueueSettings)
     kubernetes: KubernetesSettings = field(default_factory=KubernetesSettings)
     operator: OperatorSettings = field(default_factory=OperatorSettings)
+    scheduler: SchedulerSettings = field(default_factory=SchedulerSettings)
     web: WebSettings = field(default_factory=WebSettings)
     cache: CacheSettings = field(default_factory=CacheSettings)
     agent: AgentSettings = field(default_factory=AgentSettings)
@@ -410,6 +424,7 @@ _AT_MOST: Final[Mapping[str, float]] = {
     "evaluation.poll_jitter": 1,
     "operator.health_port": 65535,
     "web.port": 65535,
+    "scheduler.health_port": 65535,
 }
 
 

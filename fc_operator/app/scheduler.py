@@ -15,6 +15,7 @@ from fc_operator.evaluator.find import Evaluators
 from fc_operator.executors.local import LocalExecutor
 from fc_operator.executors.protocol import Executor
 from fc_operator.intake import repos
+from fc_operator.kit.health import HealthService
 from fc_operator.kit.services import Service, Supervisor
 from fc_operator.operations.cache import Publisher
 from fc_operator.operations.ingest import Ingest
@@ -164,6 +165,14 @@ async def services(parts: Parts) -> list[Service]:
     ]
 
 
+def _health(settings: Settings) -> list[Service]:
+    """What says that our loop turns: all duties share it, and each recovers by itself."""
+    given = settings.scheduler
+    if not given.health_port:
+        return []
+    return [HealthService(given.health_host, given.health_port, {"/healthz": lambda: ""})]
+
+
 class Scheduler:
     """Listener and all duties. Its state directory is its own; the database may be shared."""
 
@@ -185,7 +194,9 @@ class Scheduler:
         self._parts = await wiring.open_parts(
             self._settings, self._state, url, "fc scheduler", makes_pods=True
         )
-        self._supervisor = Supervisor([self._parts.listener, *await services(self._parts)])
+        self._supervisor = Supervisor(
+            [*_health(self._settings), self._parts.listener, *await services(self._parts)]
+        )
         await self._supervisor.start()
 
     async def stop(self) -> None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import base64
 import json
 import tomllib
+import uuid
 from pathlib import Path
 
 import pytest
 import yaml
 
 from fc_operator import settings
-from fc_operator.executors import targets
+from fc_operator.executors import pods, targets
+from fc_operator.model.ids import TaskId
 from tests.house import chart_documents, chart_snapshots
 from tests.house.chart_documents import CHART
 
@@ -210,6 +212,59 @@ def test_pods_that_run_what_strangers_wrote_reach_no_database_and_no_api_server(
         s["spec"] for n, s in of_kind(without, "NetworkPolicy").items() if n.endswith("-pods")
     ]
     assert pods["egress"] == [to_server, names]
+
+
+@pytest.mark.parametrize("case", ["smallest", "everything"])
+def test_its_policy_and_account_are_those_of_the_pods_that_we_make(program, case, tmp_path):
+    objects = rendered(program, case)
+    (data,) = [
+        each["data"] for each in of_kind(objects, "ConfigMap").values() if "fc.yaml" in each["data"]
+    ]
+    (tmp_path / "fc.yaml").write_text(data["fc.yaml"])
+    given = settings.load(file=tmp_path / "fc.yaml").kubernetes
+    defaults = targets.Defaults(namespace="ci", systems=("x86_64-linux",), features=())
+    found, _ = targets.parse_targets(data["targets.yaml"].encode(), defaults)
+    for target in found:
+        order = pods.PodOrder(
+            kind=pods.BUILD, task_id=TaskId(uuid.uuid4()), project="p", jobset="j", target=target
+        )
+        made = pods.definition(order, given, given.installation)
+        namespace = made["metadata"]["namespace"]
+        (policy,) = [
+            each["spec"]["podSelector"]["matchLabels"]
+            for each in objects
+            if each["kind"] == "NetworkPolicy"
+            and each["metadata"]["namespace"] == namespace
+            and each["metadata"]["name"].endswith("-pods")
+        ]
+        assert policy.items() <= made["metadata"]["labels"].items()
+        accounts = {
+            each["metadata"]["name"]: each
+            for each in objects
+            if each["kind"] == "ServiceAccount" and each["metadata"]["namespace"] == namespace
+        }
+        if target.service_account.endswith("-pods"):
+            account = accounts[made["spec"]["serviceAccountName"]]
+            assert account["automountServiceAccountToken"] is False
+            pulls = [{"name": "registry"}] if case == "everything" else None
+            assert account.get("imagePullSecrets") == pulls
+        # Who makes pods there may.
+        assert any(
+            each["kind"] == "RoleBinding"
+            and each["metadata"]["namespace"] == namespace
+            and each["metadata"]["name"].endswith("-build-pods")
+            for each in objects
+        )
+
+
+def test_only_who_keeps_logs_and_products_gets_the_bucket_s_key(program):
+    with_key = {
+        name.rpartition("-")[2]
+        for name, pod in chart_snapshots.pods(rendered(program, "everything"))
+        for container in [*pod.get("initContainers", ()), *pod["containers"]]
+        if {"secretRef": {"name": "fc-bucket"}} in container.get("envFrom", ())
+    }
+    assert with_key == {"server", "scheduler"}
 
 
 def test_a_change_of_settings_replaces_the_pods(program):

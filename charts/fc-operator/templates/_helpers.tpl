@@ -79,8 +79,10 @@ http://{{ include "fc-operator.fullname" . }}-server.{{ .Release.Namespace }}.sv
 {{- $settings := dict
   "kubernetes" $kubernetes
   "operator" (dict "health_port" 8081 "namespaces" (ternary list (include "fc-operator.rbac.objectNamespaces" . | fromJsonArray) (eq .Values.rbac.scope "Cluster")))
+  "scheduler" (dict "health_port" 8082)
   "builds" (dict "local" false)
   "secrets" (dict "source" "Kubernetes")
+  "config" (dict "builder_namespaces" (list .Release.Namespace))
   "web" $web
   "log" (dict "format" "Json") -}}
 {{- with .Values.objects.url -}}
@@ -134,6 +136,12 @@ capabilities:
 {{- end }}
 {{- end -}}
 
+{{/* For who has nothing to do with logs, products and the cache, and gets no key to them. */}}
+{{- define "fc-operator.withoutObjects" -}}
+- name: FC_STATE_OBJECTS_URL
+  value: ""
+{{- end -}}
+
 {{/* The init container that brings the schema up; two at once wait for each other. */}}
 {{- define "fc-operator.migrate" -}}
 {{- if .Values.migrations.enabled }}
@@ -150,26 +158,28 @@ capabilities:
     requests: {cpu: 100m, memory: 128Mi}
     limits: {memory: 512Mi}
   volumeMounts:
-    - {name: settings, mountPath: /etc/fc-operator, readOnly: true}
-    - {name: temporary, mountPath: /tmp}
-    - {name: home, mountPath: /home/fc}
-    - {name: state, mountPath: /var/lib/fc-operator}
+    {{- include "fc-operator.commonMounts" . | nindent 4 }}
 {{- end }}
 {{- end -}}
 
 {{/* Mounts of all processes. */}}
-{{- define "fc-operator.mounts" -}}
+{{- define "fc-operator.commonMounts" -}}
 - {name: settings, mountPath: /etc/fc-operator, readOnly: true}
 - {name: temporary, mountPath: /tmp}
 - {name: home, mountPath: /home/fc}
 - {name: state, mountPath: /var/lib/fc-operator}
+{{- end -}}
+
+{{/* Mounts of those that read and write logs, products and the cache. */}}
+{{- define "fc-operator.mounts" -}}
+{{ include "fc-operator.commonMounts" . }}
 {{- if not .Values.objects.url }}
 - {name: objects, mountPath: /var/lib/fc-operator/objects}
 {{- end }}
 {{- end -}}
 
 {{/* Volumes of all processes. Takes a list: the root, and the size of the state. */}}
-{{- define "fc-operator.volumes" -}}
+{{- define "fc-operator.commonVolumes" -}}
 {{- $root := index . 0 -}}
 - name: settings
   configMap:
@@ -183,6 +193,12 @@ capabilities:
 - name: state
   emptyDir:
     sizeLimit: {{ index . 1 }}
+{{- end -}}
+
+{{/* Volumes of those that read and write logs, products and the cache. Takes a list, as above. */}}
+{{- define "fc-operator.volumes" -}}
+{{- $root := index . 0 -}}
+{{ include "fc-operator.commonVolumes" . }}
 {{- if not $root.Values.objects.url }}
 - name: objects
   persistentVolumeClaim:
@@ -277,6 +293,7 @@ template:
         args: {{ index . 2 | toJson }}
         env:
           {{- include "fc-operator.environment" (list $root $root.Values.externalDatabase.existingSecretKey) | nindent 10 }}
+          {{- include "fc-operator.withoutObjects" $root | nindent 10 }}
           {{- with $root.Values.operator.extraEnv }}
           {{- toYaml . | nindent 10 }}
           {{- end }}
@@ -286,18 +303,7 @@ template:
           requests: {cpu: 50m, memory: 128Mi}
           limits: {memory: 512Mi}
         volumeMounts:
-          - {name: settings, mountPath: /etc/fc-operator, readOnly: true}
-          - {name: temporary, mountPath: /tmp}
-          - {name: home, mountPath: /home/fc}
-          - {name: state, mountPath: /var/lib/fc-operator}
+          {{- include "fc-operator.commonMounts" $root | nindent 10 }}
     volumes:
-      - name: settings
-        configMap:
-          name: {{ include "fc-operator.fullname" $root }}
-      - name: temporary
-        emptyDir: {}
-      - name: home
-        emptyDir: {}
-      - name: state
-        emptyDir: {}
+      {{- include "fc-operator.commonVolumes" (list $root "1Gi") | nindent 6 }}
 {{- end -}}
