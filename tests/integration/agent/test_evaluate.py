@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from dataclasses import replace
 
 import pytest
 
@@ -283,3 +284,32 @@ async def test_an_evaluation_is_ended_from_outside(server, evaluation, agent, ho
         ending = await pod.ending(20)
     assert ending is (Ending.STOPPED if how == "stop" else Ending.DONE)
     assert {name: server.ended[name] for name in wanted} == wanted
+
+
+async def test_a_flake_is_evaluated_with_the_age_of_its_commit(nix, server, evaluation, agent):
+    nix.forget_all()
+    evaluation(
+        {
+            "flake.nix": f"""{{ outputs = {{ self }}: {{ hydraJobs.job = ({JOB})
+              "of-${{toString (self.lastModified > 1000000000)}}" ./data; }}; }}""",
+            "data": "x",
+        },
+        expression="hydraJobs",
+    )
+    server.work = replace(server.work, is_flake=True)
+    async with agent("fetch") as pod:
+        assert await pod.ending() is Ending.DONE
+    async with agent("work") as pod:
+        assert await pod.ending() is Ending.DONE
+    assert server.ended["status"] == "completed", server.ended["message"]
+    assert rows_of(server)["job"]["name"] == "of-1"
+
+
+async def test_a_fetch_that_is_stopped_is_not_charged(server, evaluation, agent):
+    evaluation({"release.nix": "{}"})
+    server.refuse["/credentials"] = [503] * 1000
+    async with agent("fetch") as pod:
+        await server.until(lambda: len(server.beats) > 2)
+        pod.stopping.set()
+        assert await pod.ending(20) is Ending.STOPPED
+    assert server.ended["interrupted"] is True
