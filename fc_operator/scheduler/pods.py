@@ -310,7 +310,9 @@ class PodService:
         async def fitting(connection: Connection, waiting: list[Waiting]) -> list[Waiting]:
             found = await store.list_placements(connection, {each.jobset_id for each in waiting})
             for jobset_id, placement in found.items():
-                target = self.choose(placement).target
+                # Whose steps are in a batch is not told apart: one that may be of code that nobody
+                # reviewed makes all of them so.
+                target = self.choose(placement, reviewed=not placement.has_unreviewed).target
                 if target is not None and not self._is_held(target.name, placement.project):
                     places[jobset_id] = placement, target
             return [each for each in waiting if _is_for(places.get(each.jobset_id), each)]

@@ -26,6 +26,8 @@ class Placement:
     """Of the project's object."""
     pods: PodsSpec
     jobset: str = ""
+    has_unreviewed: bool = False
+    """Some evaluation of it that is not over is of code that nobody reviewed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +72,7 @@ async def list_placements(
             jobset=row["jobset"],
             namespace=row["namespace"],
             pods=PodsSpec.from_dict(row["pods"]),
+            has_unreviewed=row["has_unreviewed"],
         )
         async for row in _sql.list_placements(connection, jobset_ids=list(jobset_ids))
     }

@@ -1,6 +1,11 @@
 -- name: list_placements(jobset_ids)
 -- Whose pods would be made for some jobsets, and what their projects say of them.
-SELECT j.id AS jobset_id, j.name AS jobset, p.name AS project, p.namespace, p.pods
+SELECT j.id AS jobset_id, j.name AS jobset, p.name AS project, p.namespace, p.pods,
+    EXISTS (
+        SELECT FROM evaluations e
+        WHERE e.jobset_id = j.id AND e.trust = 'unreviewed' AND e.builds_ended_at IS NULL
+            AND e.status IN ('pending', 'running', 'completed')
+    ) AS has_unreviewed
 FROM jobsets j
 JOIN projects p ON p.id = j.project_id
 WHERE j.id = ANY (:jobset_ids::uuid[]);

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from fc_operator.model.ids import Owner
+from fc_operator.model.ids import Owner, TaskId, new_uuid
 from fc_operator.queue import claims, waits
 from fc_operator.queue.offers import Offer
 from fc_operator.settings import QueueSettings
@@ -146,3 +146,76 @@ async def test_h01_every_waiting_step_says_why(engine, change, code):
             reason = await waits.why(connection, found["b"]["id"])
             assert (reason.code, reason.message) == ("Dependencies", "waits for a (pending)")
         assert await waits.why(connection, -1) is None
+
+
+async def all_of_them(_, waiting):
+    return waiting
+
+
+async def test_batches_go_to_jobsets_by_their_shares(engine):
+    ids = {}
+    for name, shares in (("big", 300), ("small", 100)):
+        ids[name] = await engine.jobset(name, scheduling_shares=shares)
+        await engine.evaluate(ids[name], [engine.told(f"{name}{n}") for n in range(20)])
+    turns = await claims.turns(engine.database, all_of_them, 8, QueueSettings())
+    given = [jobset_id for _, jobset_id in turns]
+    assert (given.count(ids["big"]), given.count(ids["small"])) == (6, 2)
+
+
+async def test_what_runs_already_counts_when_batches_are_given_out(engine):
+    """Else whoever just began, and has used nothing yet, would get all pods."""
+    ids = {}
+    for name in ("busy", "idle"):
+        ids[name] = await engine.jobset(name)
+        await engine.evaluate(ids[name], [engine.told(f"{name}{n}") for n in range(20)])
+
+    async def take(name, most):
+        class_id = await engine.one("SELECT DISTINCT class_id FROM ready_steps")
+        return await batch(engine, (class_id, ids[name]), most)
+
+    assert len(await take("busy", 8)) == 8
+    turns = await claims.turns(engine.database, all_of_them, 4, QueueSettings())
+    assert [jobset_id for _, jobset_id in turns].count(ids["idle"]) == 4
+
+
+async def batch(engine, turn, most, intent=None):
+    async def nothing(*_):
+        return None
+
+    task_id = TaskId(new_uuid())
+    return await claims.claim_batch(
+        engine.database,
+        turn,
+        most,
+        task_id=task_id,
+        owner=Owner(f"pod/{task_id}"),
+        executor="pod",
+        builder="a pod",
+        settings=QueueSettings(),
+        intent=intent or nothing,
+    )
+
+
+async def test_many_claimers_of_batches_never_take_a_step_twice(engine):
+    jobset = await engine.jobset()
+    await engine.evaluate(jobset, [engine.told(f"s{n}") for n in range(200)])
+    class_id = await engine.one("SELECT DISTINCT class_id FROM ready_steps")
+    batches = await asyncio.gather(*(batch(engine, (class_id, jobset), 8) for _ in range(30)))
+    taken = [step.id for steps in batches for step in steps]
+    assert len(taken) == len(set(taken)) == 200
+    assert await engine.invariants() == []
+
+
+async def test_a_claim_without_its_intent_is_no_claim(engine):
+    jobset = await engine.jobset()
+    await engine.evaluate(jobset, [engine.told("a")])
+    class_id = await engine.one("SELECT class_id FROM ready_steps")
+
+    async def broken(*_):
+        raise ValueError("no room for it")
+
+    with pytest.raises(ValueError, match="no room"):
+        await batch(engine, (class_id, jobset), 8, broken)
+    assert (await engine.steps())["a"]["status"] == "pending"
+    assert await engine.one("SELECT count(*) FROM tasks WHERE kind = 'steps'") == 0
+    assert await engine.invariants() == []

@@ -454,6 +454,28 @@ async def test_a_quota_gives_steps_back_at_no_charge_and_waits(engine, api, make
     assert await engine.invariants() == []
 
 
+async def test_a_quota_has_room_again_when_a_pod_of_its_target_goes(engine, api, make_pods, told):
+    await a_step(engine, "a", "b")
+    quota = (403, "Forbidden", 'pods "x" is forbidden: exceeded quota: q', {"kind": "pods"})
+    async with make_pods(retry_s=600.0, steps_per_pod=1, pods_max=1) as service:
+        first = await one_pod(api, told)
+        service._settings = replace(service._settings, pods_max=2)
+        api.refusals = [quota]
+
+        async def back():
+            return "QuotaExceeded" in (await told.reasons()).values()
+
+        await until(back)
+        service._settings = replace(service._settings, pods_max=1)
+        api.set(first["pod_name"], phase="Failed", reason="DeadlineExceeded")
+
+        async def next_one():
+            live = await told.live()
+            return [task for task in live if task["id"] != first["id"]]
+
+        await until(next_one)
+
+
 async def test_a_refused_definition_is_charged_and_holds_only_its_project(
     engine, api, make_pods, told
 ):
@@ -893,6 +915,18 @@ async def test_code_that_nobody_reviewed_runs_in_its_own_target(engine, api, mak
         await service.launch(unreviewed.task_id)
         await until(lambda: _true(len(api.names) == 2))
     assert {namespace for namespace, _ in api.pods} == {"builds", "fenced"}
+
+
+async def test_steps_of_code_that_nobody_reviewed_are_built_there_too(engine, api, make_pods, told):
+    fenced = replace(TARGET, name="fenced", namespace="fenced")
+    one, two = await engine.jobset("one"), await engine.jobset("two")
+    await engine.sql("UPDATE projects SET pods = $1", {"unreviewedTarget": "fenced"})
+    await engine.evaluate(one, [engine.told("a")])
+    await engine.evaluate(two, [engine.told("b")], trust="unreviewed")
+    async with make_pods(targets=(TARGET, fenced)):
+        await until(lambda: _true(len(api.names) == 2))
+    where = {pod["metadata"]["labels"][pods.JOBSET]: space for (space, _), pod in api.pods.items()}
+    assert where == {"one": "builds", "two": "fenced"}
 
 
 async def test_an_evaluation_without_a_target_is_told_so(engine, api, make_pods, told):

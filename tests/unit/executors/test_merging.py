@@ -1,6 +1,8 @@
 """Strategic merge as Kubernetes documents it."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fc_operator.executors.merging import merge
 
@@ -70,3 +72,23 @@ def test_merges_as_kubernetes_does(base, over, expected):
     before = repr(base), repr(over)
     assert merge(base, over) == expected
     assert (repr(base), repr(over)) == before, "neither side is changed"
+
+
+def plain(children):
+    """Mappings without what only a merge understands."""
+    return st.dictionaries(st.sampled_from("abcd"), children, max_size=4)
+
+
+VALUES = st.recursive(
+    st.integers() | st.text(max_size=3) | st.lists(st.integers(), max_size=3), plain, max_leaves=8
+)
+TEMPLATES = plain(VALUES)
+
+
+@given(TEMPLATES, TEMPLATES)
+def test_what_is_laid_over_is_there_and_once_is_enough(base, over):
+    merged = merge(base, over)
+    assert merge(merged, over) == merged
+    assert merge(base, {}) == base
+    assert merge({}, over) == over
+    assert merged.keys() == base.keys() | over.keys()
