@@ -98,7 +98,6 @@ class EvaluateDuty:
         finally:
             self._doing.cancel()
             await asyncio.gather(self._doing, return_exceptions=True)
-            self._copies.close()
         versions = await self._evaluator.versions()
         evaluation_ms = round((time.monotonic() - began_s) * 1000)
         _log.info(

@@ -99,7 +99,6 @@ class FetchDuty:
             self._doing.cancel()
             await asyncio.gather(self._doing, return_exceptions=True)
             await asyncio.to_thread(shutil.rmtree, self._mirrors_dir, ignore_errors=True)
-            self._copies.close()
 
     async def _fetch(self, began_s: float) -> None:
         work = self._work

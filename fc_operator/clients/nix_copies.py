@@ -13,7 +13,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -91,6 +91,7 @@ class Copies:
         self.cache = cache
         self._patience_s = patience_s
         self._is_prepared = False
+        self._transfers = 0
         self._netrc = folder / "netrc"
         own = environment(env)
         own["NIX_CONFIG"] = "\n".join(
@@ -112,7 +113,7 @@ class Copies:
         self._nix = Nix(every, own)
 
     async def prepare(self) -> None:
-        """Make the store and the netrc file, and meet the cache; again does nothing.
+        """Make the store, and meet the cache; again does nothing.
 
         Raises:
             PrerequisiteError: Nix is missing or can't open its store.
@@ -120,8 +121,6 @@ class Copies:
         """
         if self._is_prepared:
             return
-        if self.cache.password:
-            await asyncio.to_thread(self._write_netrc)
         # Several processes that meet an empty store would race for its making.
         try:
             await self._run(["nix-store", "--init"])
@@ -132,9 +131,21 @@ class Copies:
         await self._insist(lambda: self._run(["nix", "store", "ping", "--store", self.cache.url]))
         self._is_prepared = True
 
-    def close(self) -> None:
-        """Forget the password."""
-        self._netrc.unlink(missing_ok=True)
+    @contextlib.contextmanager
+    def _identified(self) -> Iterator[None]:
+        """Have the netrc file while a transfer runs and no longer: builds run as the same user."""
+        if not self.cache.password:
+            yield
+            return
+        self._transfers += 1
+        try:
+            if self._transfers == 1:
+                self._write_netrc()
+            yield
+        finally:
+            self._transfers -= 1
+            if not self._transfers:
+                self._netrc.unlink(missing_ok=True)
 
     def _write_netrc(self) -> None:
         host = urlsplit(self.cache.url).hostname or ""
@@ -223,7 +234,8 @@ class Copies:
         tries = 0
         while True:
             try:
-                return await work()
+                with self._identified():
+                    return await work()
             except UnavailableError as error:
                 tries += 1
                 delay_s = _BACKOFF.delay_s(tries)

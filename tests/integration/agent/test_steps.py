@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -214,6 +215,20 @@ async def test_requests_wait_as_the_server_asks(nix, server, batch, agent):
         assert await pod.ending() is Ending.DONE
     assert not any(server.refuse.values())
     assert server.log_of(order) == b"hello\n"
+
+
+async def test_the_password_of_the_cache_lies_nowhere_while_a_build_runs(  # noqa: PLR0917
+    nix, server, batch, agent, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    (order,) = await batch(nix.drv("echo up; sleep 1; echo x > $out"))
+    async with agent() as pod:
+        await server.until(lambda: server.log_of(order))
+        files = [path for path in tmp_path.rglob("*") if path.is_file()]
+        assert files, "the agent has its folder here"
+        assert not any(b"fct_" in path.read_bytes() for path in files)
+        await pod.ending()
+    assert server.end_of(order).outcome.status is BuildStatus.SUCCEEDED
 
 
 async def test_sigterm_gives_back_what_is_not_done_within_the_grace_period(
