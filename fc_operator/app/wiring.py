@@ -134,8 +134,11 @@ def use_cache(parts: Parts, cache: BinaryCache, url: str) -> Parts:
             substituters=(url, *nix.substituters),
             trusted_public_keys=(*cache.public_keys, *nix.trusted_public_keys),
         ),
-        # What was missing a moment ago may have been built meanwhile.
-        own_nix_config=f"narinfo-cache-negative-ttl = 0\nnetrc-file = {netrc}\n",
+        # What was missing a moment ago may have been built meanwhile, and keys may be rotated.
+        own_nix_config=(
+            "narinfo-cache-negative-ttl = 0\nnarinfo-cache-positive-ttl = 3600\n"
+            f"netrc-file = {netrc}\n"
+        ),
     )
 
 
