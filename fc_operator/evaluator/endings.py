@@ -6,7 +6,8 @@ from fc_operator.errors import EvaluationError, GiveUpError, LimitReachedError, 
 from fc_operator.model.evaluations import EvaluationEnd
 from fc_operator.model.statuses import EvaluationStatus
 
-_LIMITS = {"time": "TimeLimit", "memory": "MemoryLimit", "output": "OutputLimit"}
+LIMITS = {"time": "TimeLimit", "memory": "MemoryLimit", "output": "OutputLimit"}
+"""Reasons, by ``LimitReachedError.limit``."""
 
 
 def failed(kind: str, reason: str, message: str) -> EvaluationEnd:
@@ -31,7 +32,7 @@ def of_evaluator(error: EvaluationError | UnavailableError | LimitReachedError) 
         return failed("evaluation", "EvaluationFailed", error.message)
     if isinstance(error, LimitReachedError):
         status = EvaluationStatus.TIMED_OUT if error.limit == "time" else EvaluationStatus.FAILED
-        reason = _LIMITS.get(error.limit, "Limit")
+        reason = LIMITS.get(error.limit, "Limit")
         return EvaluationEnd(
             status=status, reason=reason, error_kind="limit", message=error.message
         )

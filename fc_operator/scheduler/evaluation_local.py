@@ -15,14 +15,13 @@ from fc_operator.clients.secrets import Secrets
 from fc_operator.errors import (
     EvaluationError,
     FcError,
-    GiveUpError,
     LeaseLostError,
     LimitReachedError,
     NotFoundError,
     PrerequisiteError,
     UnavailableError,
 )
-from fc_operator.evaluator import roots
+from fc_operator.evaluator import endings, roots
 from fc_operator.evaluator.checkouts import Checkout, CheckoutOrder, Checkouts
 from fc_operator.evaluator.find import Evaluators
 from fc_operator.evaluator.protocol import Evaluator
@@ -32,7 +31,7 @@ from fc_operator.model.evaluations import EvaluationEnd, EvaluationFence
 from fc_operator.model.ids import BuildId, DrvPath, EvaluationId
 from fc_operator.model.statuses import EvaluationStatus
 from fc_operator.operations.ingest import Ingest
-from fc_operator.scheduler.evaluation_run import LIMITS, Account, failed, insist, ms_since
+from fc_operator.scheduler.evaluation_run import Account, insist, ms_since
 from fc_operator.settings import EvaluationSettings
 from fc_operator.store import evaluations
 from fc_operator.store.database import Database
@@ -98,7 +97,7 @@ class LocalStream:
         except (FcError, TimeoutError) as error:
             if isinstance(error, PrerequisiteError | LeaseLostError):
                 raise
-            return no_checkout(error, self._evaluation.fetch_timeout_s)
+            return endings.of_checkout(error, self._evaluation.fetch_timeout_s)
         finally:
             account.checkout_ms = ms_since(began_s)
         account.began_s = time.monotonic()
@@ -107,7 +106,7 @@ class LocalStream:
             end = await self._stream(fence, evaluator, checkout)
             await describing
         except NotFoundError as error:
-            return no_checkout(error, self._evaluation.fetch_timeout_s)
+            return endings.of_checkout(error, self._evaluation.fetch_timeout_s)
         finally:
             checkout.commit.cancel()
             describing.cancel()
@@ -192,20 +191,8 @@ class LocalStream:
             async with aclosing(evaluator.evaluate(checkout.request)) as batches:
                 async for batch in batches:
                     await insist(partial(self._ingest.put, fence, batch.rows, batch.errors))
-        except EvaluationError as error:
-            return failed("evaluation", "EvaluationFailed", error.message)
-        except UnavailableError as error:
-            # A full disk, say. Whatever it has told before, the source had no fair try.
-            return failed("internal", "MachineFailed", error.message)
-        except LimitReachedError as error:
-            return EvaluationEnd(
-                status=EvaluationStatus.TIMED_OUT
-                if error.limit == "time"
-                else EvaluationStatus.FAILED,
-                reason=LIMITS.get(error.limit, "Limit"),
-                error_kind="limit",
-                message=error.message,
-            )
+        except (EvaluationError, LimitReachedError, UnavailableError) as error:
+            return endings.of_evaluator(error)
         return EvaluationEnd(status=EvaluationStatus.COMPLETED)
 
 
@@ -220,12 +207,3 @@ async def fetch_builds(database: Database, job: Job) -> dict[str, tuple[DrvPath,
                 if build is not None:
                     found[name] = build
     return found
-
-
-def no_checkout(error: Exception, timeout_s: float) -> EvaluationEnd:
-    """The end of an evaluation whose source can't be had."""
-    if isinstance(error, GiveUpError):
-        return failed("evaluation", "InputInvalid", str(error))
-    if isinstance(error, TimeoutError):
-        return failed("fetch", "CheckoutFailed", f"the checkout took longer than {timeout_s} s")
-    return failed("fetch", "CheckoutFailed", str(error))

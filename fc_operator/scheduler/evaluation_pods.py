@@ -24,7 +24,7 @@ from fc_operator.errors import (
     ProtocolError,
     UnavailableError,
 )
-from fc_operator.evaluator import rows
+from fc_operator.evaluator import endings, rows
 from fc_operator.evaluator.requests import Versions
 from fc_operator.kit import logs
 from fc_operator.kit.backoff import Backoff
@@ -46,13 +46,11 @@ from fc_operator.model.work import (
 )
 from fc_operator.operations import tasks as operations
 from fc_operator.operations.ingest import Ingest
-from fc_operator.scheduler.evaluation_local import fetch_builds, no_checkout
+from fc_operator.scheduler.evaluation_local import fetch_builds
 from fc_operator.scheduler.evaluation_run import (
     ATTEMPTS_MAX,
-    LIMITS,
     Account,
     InterruptedRun,
-    failed,
     insist,
 )
 from fc_operator.settings import EvaluationSettings, GitSettings, KubernetesSettings, QueueSettings
@@ -159,7 +157,7 @@ class PodStream:
         except FcError as error:
             if isinstance(error, PrerequisiteError | LeaseLostError):
                 raise
-            return no_checkout(error, self._evaluation.fetch_timeout_s)
+            return endings.of_checkout(error, self._evaluation.fetch_timeout_s)
         await insist(partial(self._write, task_id, order, credentials))
         deadline_s = round(order.timeout_s + order.fetch_timeout_s)
         # Subscribed before there is anything to hear of.
@@ -362,7 +360,7 @@ class _Reading:
         if told.store_paths:
             await insist(partial(self._set_store_paths, told.store_paths))
         if told.status not in _ENDS or told.error_kind not in _KINDS:
-            return failed("internal", "AgentBroke", "its agent told an end that is none")
+            return endings.failed("internal", "AgentBroke", "its agent told an end that is none")
         return EvaluationEnd(
             status=told.status,
             reason=_word(told.reason),
@@ -429,10 +427,10 @@ class _Reading:
             status, limit = _OWN_LIMITS[reason]
             return EvaluationEnd(status=status, reason=limit, error_kind="limit", message=message)
         if reason in _NOWHERE:
-            return failed("internal", reason, message)
+            return endings.failed("internal", reason, message)
         is_charged = ending.get("class") != "Free"
         if is_charged and self._claim.attempt >= ATTEMPTS_MAX:
-            return failed("internal", reason, message)
+            return endings.failed("internal", reason, message)
         if ending.get("class") == "Charged":
             # It would likely end so again: not at once. A cancel or a lost lease ends the wait.
             await asyncio.sleep(_AGAIN.delay_s(self._claim.attempt))
@@ -440,9 +438,9 @@ class _Reading:
 
 
 _OWN_LIMITS = {
-    "OOMKilled": (EvaluationStatus.FAILED, LIMITS["memory"]),
+    "OOMKilled": (EvaluationStatus.FAILED, endings.LIMITS["memory"]),
     "StorageExceeded": (EvaluationStatus.FAILED, "StorageLimit"),
-    "DeadlineExceeded": (EvaluationStatus.TIMED_OUT, LIMITS["time"]),
+    "DeadlineExceeded": (EvaluationStatus.TIMED_OUT, endings.LIMITS["time"]),
 }
 """Endings of pods that are limits of the evaluation itself."""
 _NOWHERE = frozenset({"TargetNotAllowed", "TemplateNotAllowed"})

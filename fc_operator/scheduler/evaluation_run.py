@@ -13,7 +13,7 @@ from functools import partial
 from typing import Protocol, TypeVar
 
 from fc_operator.errors import LeaseLostError, NotFoundError, PrerequisiteError, UnavailableError
-from fc_operator.evaluator import key
+from fc_operator.evaluator import endings, key
 from fc_operator.evaluator.requests import Versions
 from fc_operator.kit import logs
 from fc_operator.kit.backoff import Backoff
@@ -32,7 +32,6 @@ T = TypeVar("T")
 
 ATTEMPTS_MAX = 3
 """Losses of a holder after which an evaluation fails: it may be what kills its holders."""
-LIMITS = {"time": "TimeLimit", "memory": "MemoryLimit", "output": "OutputLimit"}
 """Reasons of evaluations that reached a limit of ours."""
 _PATIENCE = Backoff(base_s=0.1, factor=2, cap_s=2)
 
@@ -200,14 +199,14 @@ class Run:
                 status=EvaluationStatus.CANCELLED, reason=self._claim.status_reason or "Cancelled"
             )
         if self._claim.attempt > ATTEMPTS_MAX:
-            return failed("internal", decisions.QUARANTINED, await insist(self._why_lost))
+            return endings.failed("internal", decisions.QUARANTINED, await insist(self._why_lost))
         try:
             return await self._evaluated()
         except (LeaseLostError, InterruptedRun, PrerequisiteError, asyncio.CancelledError):
             raise
         except Exception as error:  # noqa: BLE001 - every evaluation has an end that can be seen
             _log.exception("scheduler.evaluation_broke", evaluation=str(self._fence.evaluation_id))
-            return failed("internal", "Internal", f"our own error: {error!r}")
+            return endings.failed("internal", "Internal", f"our own error: {error!r}")
 
     async def _why_lost(self) -> str:
         async with self._parts.database.session() as connection:
@@ -265,13 +264,6 @@ class Run:
             ):
                 raise LeaseLostError("the evaluation went to somebody else")
             return equal
-
-
-def failed(kind: str, reason: str, message: str) -> EvaluationEnd:
-    """An end for which nobody evaluated anything, or not to the end."""
-    return EvaluationEnd(
-        status=EvaluationStatus.FAILED, reason=reason, error_kind=kind, message=message
-    )
 
 
 async def insist(work: Callable[[], Awaitable[T]]) -> T:
