@@ -116,7 +116,7 @@ class BinaryCache:
             together_max=settings.uploads_max, nar_bytes_max=settings.nar_bytes_max
         )
         self._paths: _Remembered[_Shown] = _Remembered()
-        self._files: _Remembered[list[CachePath]] = _Remembered()
+        self._files: _Remembered[CacheNar] = _Remembered()
 
     def close(self) -> None:
         """Let go of what only this process has."""
@@ -161,9 +161,9 @@ class BinaryCache:
         _require_reader(caller)
         match = narinfos.NAR_NAME.fullmatch(name)
         if match is not None and match[2] == "zst":
-            path = await self._path_of_file(caller, match[1])
-            if path is not None:
-                return _nar_of(path)
+            nar = await self._nar_of_file(caller, match[1])
+            if nar is not None:
+                return nar
         raise NotFoundError("the cache has no such NAR")
 
     async def has_nar(self, caller: Caller, name: str) -> bool:
@@ -253,15 +253,20 @@ class BinaryCache:
             )
         )
 
-    async def _path_of_file(self, caller: Caller, file_hash: str) -> CachePath | None:
-        """One of the paths that a stored file is the NAR of, which ``caller`` may read."""
-        paths = self._files.get(file_hash)
-        if paths is None:
+    async def _nar_of_file(self, caller: Caller, file_hash: str) -> CacheNar | None:
+        """What a stored file holds, if ``caller`` may read one of the paths that it is of."""
+        if caller.reader is None:
+            return None
+        key = f"{file_hash}/{caller.name}"
+        nar = self._files.get(key)
+        if nar is None:
             async with self._database.session() as connection:
-                paths = await store.list_of_file(connection, file_hash)
-            if paths:
-                self._files.put(file_hash, paths)
-        return next((path for path in paths if caller.may_read(path)), None)
+                nar = await store.fetch_of_file(
+                    connection, file_hash, caller.reader, is_known=caller.is_known
+                )
+            if nar is not None:
+                self._files.put(key, nar)
+        return nar
 
     # In ---------------------------------------------------------------------------------------
 
@@ -352,8 +357,7 @@ class BinaryCache:
         async with self._database.session() as connection:
             nar = await store.fetch_nar(connection, caller.name, match[1], info.compression)
         if nar is None and match[2] == "zst":
-            path = await self._path_of_file(caller, match[1])
-            nar = _nar_of(path) if path is not None else None
+            nar = await self._nar_of_file(caller, match[1])
         if nar is None:
             raise InvalidError("URL names a NAR that was not uploaded before")
         return nar
@@ -414,7 +418,6 @@ class BinaryCache:
 
         await self._database.run(change)
         self._paths.forget(info.hash_part)
-        self._files.forget(nar.file_hash)
 
     async def _require_references(self, connection: Connection, info: Narinfo) -> None:
         own = info.store_path.rsplit("/", 1)[-1]
@@ -611,17 +614,6 @@ def _arrived_nar(arrived: Arrived, key: str) -> CacheNar:
         file_hash=arrived.file_hash,
         file_size_bytes=arrived.file_size_bytes,
         object_key=key,
-    )
-
-
-def _nar_of(path: CachePath) -> CacheNar:
-    return CacheNar(
-        nar_hash=path.nar_hash,
-        nar_size_bytes=path.nar_size_bytes,
-        flat_hash=None,
-        file_hash=path.file_hash,
-        file_size_bytes=path.file_size_bytes,
-        object_key=path.object_key,
     )
 
 

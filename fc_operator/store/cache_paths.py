@@ -97,9 +97,29 @@ async def fetch_path(connection: Connection, hash_part: str) -> CachePath | None
     return None if row is None else _path(row)
 
 
-async def list_of_file(connection: Connection, file_hash: str) -> list[CachePath]:
-    """The paths whose NAR lies in the file with this hash."""
-    return [_path(row) async for row in _queries.list_of_file(connection, file_hash=file_hash)]
+async def fetch_of_file(
+    connection: Connection, file_hash: str, reader: Reader, *, is_known: bool
+) -> CacheNar | None:
+    """The NAR in the file with this hash, if ``reader`` may read one of its paths; ``is_known``:
+    also those that are no project's.
+    """
+    row = await _queries.fetch_of_file(
+        connection,
+        file_hash=file_hash,
+        all_projects=reader.all_projects,
+        projects=list(reader.projects),
+        is_known=is_known,
+    )
+    if row is None:
+        return None
+    return CacheNar(
+        nar_hash=row["nar_hash"],
+        nar_size_bytes=row["nar_size"],
+        flat_hash=None,
+        file_hash=row["file_hash"],
+        file_size_bytes=row["file_size"],
+        object_key=row["object_key"],
+    )
 
 
 async def list_by_path(

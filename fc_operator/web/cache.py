@@ -14,6 +14,7 @@ import hashlib
 import time
 from collections.abc import AsyncIterator
 from functools import partial
+from http import HTTPStatus
 from typing import Any, TypedDict
 
 from sanic import HTTPResponse, Request
@@ -21,16 +22,22 @@ from sanic import HTTPResponse, Request
 from fc_operator.access import tasks
 from fc_operator.access.authorization import Action, reader_of
 from fc_operator.cache import narinfos
-from fc_operator.errors import InvalidError, NotFoundError, UnauthenticatedError
+from fc_operator.errors import (
+    FcError,
+    InvalidError,
+    NotFoundError,
+    RetryLaterError,
+    UnauthenticatedError,
+)
 from fc_operator.model.ids import StepId
 from fc_operator.model.readers import Reader
 from fc_operator.model.statuses import Role
 from fc_operator.operations.cache import LOCAL_PREFIX, BinaryCache, Caller
 from fc_operator.store import cache_paths
 from fc_operator.store.pages import logs
-from fc_operator.web import answers, bodies, log_reader
+from fc_operator.web import answers, bodies, log_reader, problems
 from fc_operator.web.context import Context
-from fc_operator.web.routes import Answer, Call, Nothing, Route, get
+from fc_operator.web.routes import Answer, Call, Handler, Nothing, Route, get
 
 _INFO = "nix-cache-info"
 _NAR_MEDIA = "application/x-nix-nar"
@@ -129,6 +136,29 @@ async def handle_get_log(call: Call[Any, Any]) -> HTTPResponse | None:
         media="text/plain; charset=utf-8",
         read=partial(log_reader.read, call.web, log),
     )
+
+
+def _answering(handler: Handler, kind: str) -> Handler:
+    """``handler`` of an upload, counted; what may be tried again later is 424 instead of 503.
+
+    After an answer of 5xx Nix 2.8 sends the request again without its body, and waits for ever.
+    """
+
+    async def handle(call: Call[Any, Any]) -> HTTPResponse | None:
+        uploads = call.web.measures.cache_uploads
+        try:
+            answer = await handler(call)
+        except (RetryLaterError, TimeoutError) as error:
+            uploads.labels(kind, "unavailable").inc()
+            body = problems.problem(HTTPStatus.FAILED_DEPENDENCY, f"try again later: {error}")
+            return problems.answer(body)
+        except FcError:
+            uploads.labels(kind, "refused").inc()
+            raise
+        uploads.labels(kind, "accepted").inc()
+        return answer
+
+    return handle
 
 
 async def handle_put(call: Call[Any, Any]) -> HTTPResponse:
@@ -272,6 +302,10 @@ def _route(method: str, path: str, handler: Any, summary: str, **more: Any) -> R
     )
 
 
+def _put(path: str, handler: Handler, summary: str) -> Route:
+    return _route("PUT", path, handler, summary, takes_stream=True, streams=True)
+
+
 _TEXT = Answer(media="text/plain")
 ROUTES = (
     get(
@@ -284,8 +318,6 @@ ROUTES = (
     _route("GET", "/cache/<name>", handle_get, "A narinfo or a listing.", answer=_TEXT),
     _route("GET", "/cache/nar/<name>", handle_get_nar, "A NAR.", answer=_TEXT, streams=True),
     _route("GET", "/cache/log/<name>", handle_get_log, "A log.", answer=_TEXT, streams=True),
-    _route("PUT", "/cache/<name>", handle_put, "Bring a narinfo.", takes_stream=True, streams=True),
-    _route(
-        "PUT", "/cache/nar/<name>", handle_put_nar, "Bring a NAR.", takes_stream=True, streams=True
-    ),
+    _put("/cache/<name>", _answering(handle_put, "narinfo"), "Bring a narinfo."),
+    _put("/cache/nar/<name>", _answering(handle_put_nar, "nar"), "Bring a NAR."),
 )

@@ -21,6 +21,9 @@ class Measures:
         self.deliveries = registry.counter(
             "fc_webhook_deliveries_total", "Webhook deliveries by outcome.", ("forge", "outcome")
         )
+        self.cache_uploads = registry.counter(
+            "fc_cache_uploads_total", "Uploads to the binary cache.", ("kind", "outcome")
+        )
         self._children: dict[tuple[int, int], tuple[metrics.Counter, metrics.Histogram]] = {}
 
     def answered(self, route: Route, status: int, seconds: float) -> None:

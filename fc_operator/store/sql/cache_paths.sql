@@ -12,20 +12,22 @@ LEFT JOIN LATERAL (
 ) l ON true
 WHERE c.hash_part = :hash_part;
 
--- name: list_of_file(file_hash)
--- The paths whose NAR is one file of the object store, and who may read them.
-SELECT c.store_path, c.nar_hash, c.nar_size, c.file_hash, c.file_size, c.object_key,
-    c.reference_names, c.deriver, c.content_address, c.signatures,
-    coalesce(l.projects, '{}') AS projects, coalesce(l.is_public, false) AS is_public
+-- name: fetch_of_file(file_hash, all_projects, projects, is_known)^
+-- One of the paths whose NAR is a file of the object store, if the reader may read one. Many may
+-- share a file: that of an empty file, say.
+SELECT c.nar_hash, c.nar_size, c.file_hash, c.file_size, c.object_key
 FROM cache_paths c
-LEFT JOIN LATERAL (
-    SELECT array_agg(DISTINCT p.id) AS projects,
-        bool_or(coalesce(p.cache_public, p.visibility = 'public')) AS is_public
-    FROM cache_path_projects cp JOIN projects p ON p.id = cp.project_id
-    WHERE cp.hash_part IN (c.hash_part, left(c.deriver, 32))
-) l ON true
 WHERE c.file_hash = :file_hash
-ORDER BY c.hash_part;
+    AND (:all_projects::bool
+        OR EXISTS (
+            SELECT 1 FROM cache_path_projects cp JOIN projects p ON p.id = cp.project_id
+            WHERE cp.hash_part IN (c.hash_part, left(c.deriver, 32))
+                AND (p.id = ANY (:projects::uuid[])
+                    OR coalesce(p.cache_public, p.visibility = 'public')))
+        OR (:is_known::bool AND NOT EXISTS (
+            SELECT 1 FROM cache_path_projects cp
+            WHERE cp.hash_part IN (c.hash_part, left(c.deriver, 32)))))
+LIMIT 1;
 
 -- name: list_by_path(store_paths)
 -- What is registered of some paths.

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from fc_operator.errors import UnavailableError
+
 pytestmark = pytest.mark.nix
 
 
@@ -243,3 +245,26 @@ async def test_nix_lists_the_files_of_a_path(served, nix):
         f"{served.cache_url}/{part}.ls", headers={"Authorization": f"Bearer {key}"}
     ) as answer:
         assert await answer.json() == listing
+
+
+async def test_nix_gives_up_at_once_where_we_can_not_store(served, nix, closure, monkeypatch):
+    """With 5xx it would send the request again without its body, and wait for ever."""
+    key = await served.key()
+
+    async def full(*_):
+        raise UnavailableError("the disk is full")
+
+    monkeypatch.setattr(served.cache._objects, "put_stream", full)
+    url = f"{served.cache_url}?compression=zstd"
+    async with asyncio.timeout(20):
+        code, _, words = await served.nix_run(
+            nix, "nix", "copy", "--to", url, closure.out, password=key, check=False
+        )
+    assert code != 0
+    assert "424" in words
+    monkeypatch.undo()
+    await served.nix_run(nix, "nix", "copy", "--to", url, closure.out, password=key)
+    async with served.session.get(f"{served.url}/metrics") as answer:
+        text = await answer.text()
+    assert 'fc_cache_uploads_total{kind="nar",outcome="unavailable"} 1.0' in text
+    assert 'fc_cache_uploads_total{kind="narinfo",outcome="accepted"} 2.0' in text
