@@ -47,37 +47,14 @@ def values_for(git_host):
 
 
 def kustomized(kubectl: Kubectl, git_host, folder: Path) -> str:
-    """The demo's manifests with its git host substituted, as `kubectl kustomize` prints them."""
-    shutil.copytree(demo.default_folder() / "manifests", folder)
-    written = f"http://127.0.0.1:{demo.GIT_PORT}"
-    patches = [
-        {
-            "target": {"kind": "Project", "name": name},
-            "patch": json.dumps(
-                [
-                    {
-                        "op": "replace",
-                        "path": "/spec/repositoryUrl",
-                        "value": f"{git_host.url}/{name}.git",
-                    }
-                ]
-            ),
-        }
-        for name in ("demo", "flakes")
-    ]
-    quotes = {
-        "op": "replace",
-        "path": "/spec/inputs/2/value",
-        "value": f"{git_host.url}/quotes.git main",
-    }
-    patches.append(
-        {"target": {"kind": "Jobset", "name": "demo-main"}, "patch": json.dumps([quotes])}
-    )
-    (folder / "kustomization.yaml").write_text(
-        json.dumps({"resources": ["demo.yaml", "flakes.yaml"], "patches": patches})
-    )
-    text = kubectl("kustomize", str(folder))
-    assert written not in text
+    """The demo's manifests as config/demo/kubernetes makes them, for the git host that is here."""
+    for each in ("manifests", "kubernetes"):
+        shutil.copytree(demo.default_folder() / each, folder / each)
+    file = folder / "kubernetes" / "kustomization.yaml"
+    file.write_text(file.read_text().replace("https://git.example.org/team/", f"{git_host.url}/"))
+    text = kubectl("kustomize", "--load-restrictor=LoadRestrictionsNone", str(file.parent))
+    assert "127.0.0.1" not in text
+    assert "git.example.org" not in text
     return text
 
 
@@ -160,9 +137,7 @@ def test_the_manifests_by_kubectl_give_the_outcomes_of_make_demo(
 ):
     site.install(values_for(git_host))
     since = datetime.now(UTC)
-    site.kubectl(
-        "apply", "-f", "-", stdin=kustomized(site.kubectl, git_host, tmp_path / "manifests")
-    )
+    site.kubectl("apply", "-f", "-", stdin=kustomized(site.kubectl, git_host, tmp_path))
     with site.explaining():
         site.kubectl("wait", "--for=condition=Ready", "jobset/demo-main", "--timeout=60s")
         # Nothing comes from a config repository here.
