@@ -57,7 +57,9 @@ class _Batch:
         if object_.deleting:
             self.gone.append(place)
             return
-        declaration, problems = manifests.parse_object(body)
+        # What a list holds does not say of which kind it is; we know what we asked for.
+        whole = {**body, "apiVersion": nouns.API_VERSION, "kind": object_.kind}
+        declaration, problems = manifests.parse_object(whole)
         if declaration is None:
             self.broken[place] = Broken(
                 generation=object_.generation, problems=problems or _UNREADABLE
@@ -137,8 +139,8 @@ class Desk:
         self._waiting: dict[Place, Mapping[str, Any] | None] = {}
         """Objects to bring into force, as last seen; None: gone."""
         self._handled: dict[Place, Mark] = {}
-        self._unheard: dict[Place, str] = {}
-        """What a comparison found and no watch has told of yet, with its version."""
+        self._unheard: set[Place] = set()
+        """What a comparison found and no watch has told of since."""
         self._wake = asyncio.Event()
         self._compare_at_s = 0.0
         self._working_since_s: float | None = None
@@ -185,9 +187,9 @@ class Desk:
         """An object was seen. Cheap; called on the event loop for every event of a watch."""
         object_ = seen(kind, body)
         place = object_.place
-        self._unheard.pop(place, None)
+        self._unheard.discard(place)
         if deleted:
-            if self._mirror.drop(place, object_.uid):
+            if self._mirror.drop(place, object_.uid, object_.version):
                 self._handled.pop(place, None)
                 self._writer.forget(place)
                 self._ask(place, None)
@@ -374,8 +376,7 @@ class Desk:
             for body in bodies:
                 object_ = seen(kind, body)
                 listed[object_.place] = object_
-                # What a list holds does not say of which kind it is.
-                batch.read(object_, {"apiVersion": nouns.API_VERSION, **body, "kind": kind})
+                batch.read(object_, body)
 
         async for body in self._kube.list(clients.OWN[kind], namespace, page=_BATCH):
             bodies.append(body)
@@ -385,17 +386,23 @@ class Desk:
         await asyncio.to_thread(read)
 
     def _note_missed(self, listed: Mapping[Place, Seen]) -> int:
-        """Count what no watch has told of; what is not heard of until next time makes us deaf."""
-        still = [place for place in self._unheard if place in listed]
+        """Count what no watch has told of yet.
+
+        What was missed is brought into force and its status written, of which a watch that lives
+        tells in turn; what stays unheard from one comparison to the next makes us deaf.
+        """
+        still = {place for place in self._unheard if place in listed}
         self.deaf_rounds = self.deaf_rounds + 1 if still else 0
-        self._unheard = {
-            place: object_.version
+        missed = {
+            place
             for place, object_ in listed.items()
             if self._handled.get(place) != object_.mark and place not in self._waiting
         }
-        return len(self._unheard)
+        self._unheard = still | missed
+        return len(missed)
 
     def _remember(self, listed: Mapping[Place, Seen]) -> None:
+        self._mirror.forget_ends()
         for object_ in listed.values():
             self._mirror.put(object_)
             body = self._waiting.get(object_.place)

@@ -82,6 +82,9 @@ class Mirror:
 
     def __init__(self) -> None:
         self._objects: dict[Place, Seen] = {}
+        self._gone: dict[Place, str] = {}
+        """Versions at which objects ended, so that no older view brings one back."""
+        self._gone_before: dict[Place, str] = {}
 
     def __len__(self) -> int:
         return len(self._objects)
@@ -95,24 +98,32 @@ class Mirror:
         return self._objects.keys()
 
     def put(self, new: Seen) -> bool:
-        """Remember a view; False if a newer one of the same object is here already."""
+        """Remember a view; False if a newer one is here already, or the object has ended."""
         old = self._objects.get(new.place)
-        if old is not None and _is_older(new, old):
+        if old is not None and _is_older(new.version, old.version):
+            return False
+        ended = self._gone.get(new.place) or self._gone_before.get(new.place)
+        if ended is not None and not _is_older(ended, new.version):
             return False
         self._objects[new.place] = new
         return True
 
-    def drop(self, place: Place, uid: str = "") -> bool:
-        """Forget an object that is gone; not one that took its place, if ``uid`` says whose."""
+    def drop(self, place: Place, uid: str = "", version: str = "") -> bool:
+        """Forget an object that ended, at ``version`` if it is known; not one that took its place,
+        if ``uid`` says whose end it was.
+        """
         old = self._objects.get(place)
         if old is None or (uid and old.uid != uid):
             return False
+        self._gone[place] = version or old.version
         del self._objects[place]
         return True
 
+    def forget_ends(self) -> None:
+        """Remember the ends of objects no longer than for two calls of this."""
+        self._gone, self._gone_before = {}, self._gone
 
-def _is_older(new: Seen, old: Seen) -> bool:
+
+def _is_older(one: str, other: str) -> bool:
     """Versions of one resource are numbers that grow, for a recreated object too."""
-    if new.version.isdecimal() and old.version.isdecimal():
-        return int(new.version) < int(old.version)
-    return False
+    return one.isdecimal() and other.isdecimal() and int(one) < int(other)

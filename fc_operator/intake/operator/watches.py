@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -24,6 +24,16 @@ _LOGIN_S = 600
 """kopf asks for credentials again after this; a service account's token lives longer."""
 _STOP_S = 5.0
 _log = logs.get_logger()
+
+
+class _Endless:
+    """Pauses between tries at a request: for as long as the API server is away."""
+
+    def __iter__(self) -> Iterator[float]:
+        yield from (0.5, 1.0, 2.0)
+        while True:
+            yield 3.0
+
 
 Tell = Callable[[Kind, Mapping[str, Any], bool], None]
 """Called on our own event loop: the kind, the object, whether it was deleted."""
@@ -153,6 +163,8 @@ def settings(inactivity_s: float) -> kopf.OperatorSettings:
     made.watching.connect_timeout = 10
     made.networking.request_timeout = 60
     made.networking.connect_timeout = 10
+    # By default kopf ends after a minute without its API server.
+    made.networking.error_backoffs = _Endless()
     made.queueing.worker_limit = 100
     made.queueing.idle_timeout = 0.02
     # The names of our kinds are known; nothing needs to look at CRDs and namespaces.

@@ -203,3 +203,16 @@ def test_the_end_of_an_object_does_not_end_its_successor():
     assert not mirror.drop(PLACE, "old")
     assert mirror.get(PLACE).uid == "new"
     assert mirror.drop(PLACE, "new")
+
+
+def test_an_old_view_brings_no_ended_object_back():
+    mirror = Mirror()
+    mirror.put(view("10"))
+    assert mirror.drop(PLACE, "u", "12")
+    assert not mirror.put(view("11"))
+    assert mirror.put(view("13", uid="new"))
+    mirror.drop(PLACE, "new", "14")
+    mirror.forget_ends()
+    assert not mirror.put(view("13"))
+    mirror.forget_ends()
+    assert mirror.put(view("13"))

@@ -67,6 +67,7 @@ class KubeApi:
         self.version = 0
         self._moved = asyncio.Condition()
         self._runner: web.AppRunner | None = None
+        self._streams: set[Any] = set()
         self.url = ""
 
     async def start(self) -> None:
@@ -80,6 +81,11 @@ class KubeApi:
 
     async def stop(self) -> None:
         await self._runner.cleanup()
+
+    async def drop_watches(self) -> None:
+        """End all streams without a word, as a server that is killed does."""
+        for transport in list(self._streams):
+            transport.close()
 
     # What users do --------------------------------------------------------------------------
 
@@ -132,7 +138,7 @@ class KubeApi:
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         path = request.path
-        if not path.startswith(f"{BASE}/") and "/events" not in path:
+        if not path.startswith(f"{BASE}/") and not path.startswith("/apis/events.k8s.io/"):
             return self._discover(path)
         watch = request.query.get("watch") == "true"
         self.counts["watch" if watch else request.method] += 1
@@ -149,7 +155,7 @@ class KubeApi:
         return answer
 
     async def _do(self, request: web.Request, path: str) -> web.Response:
-        if "/events" in path:
+        if path.startswith("/apis/events.k8s.io/"):
             self.events.append(orjson.loads(await request.read()))
             return web.json_response(self.events[-1], status=201)
         parts = path.removeprefix(f"{BASE}/").split("/")
@@ -209,35 +215,40 @@ class KubeApi:
         return web.json_response(body, status=status, headers=headers)
 
     def _discover(self, path: str) -> web.Response:
-        group = {
-            "name": "fc-operator.dev",
-            "versions": [{"groupVersion": "fc-operator.dev/v1alpha1", "version": "v1alpha1"}],
-            "preferredVersion": {"groupVersion": "fc-operator.dev/v1alpha1", "version": "v1alpha1"},
-        }
+        """What there is, as far as kopf wants to know it before it begins."""
         if path == "/api":
             return web.json_response({"versions": ["v1"]})
         if path == "/apis":
-            return web.json_response({"kind": "APIGroupList", "groups": [group]})
-        if path == BASE:
-            verbs = ["get", "list", "watch", "patch"]
-            resources = [
-                {
-                    "name": plural,
-                    "singularName": kind.lower(),
-                    "kind": kind,
-                    "namespaced": True,
-                    "verbs": verbs,
-                }
-                for plural, kind in PLURALS.items()
-            ]
-            return web.json_response({"kind": "APIResourceList", "resources": resources})
-        return web.json_response({"kind": "APIResourceList", "resources": []})
+            versions = ["fc-operator.dev/v1alpha1", "apiextensions.k8s.io/v1"]
+            found = [each.split("/") for each in versions]
+            groups = [{"name": name, "versions": [{"version": version}],
+                       "preferredVersion": {"version": version}} for name, version in found]  # fmt: skip
+            return web.json_response({"kind": "APIGroupList", "groups": groups})
+        kinds = {
+            "/api/v1": {"namespaces": "Namespace", "events": "Event"},
+            "/apis/apiextensions.k8s.io/v1": {
+                "customresourcedefinitions": "CustomResourceDefinition"
+            },
+            BASE: PLURALS,
+        }
+        resources = [
+            {
+                "name": plural,
+                "singularName": kind.lower(),
+                "kind": kind,
+                "namespaced": path == BASE,
+                "verbs": ["get", "list", "watch", "patch"],
+            }
+            for plural, kind in kinds.get(path, {}).items()
+        ]
+        return web.json_response({"kind": "APIResourceList", "resources": resources})
 
     # Watches --------------------------------------------------------------------------------
 
     async def _watch(self, request: web.Request, plural: str) -> web.StreamResponse:
         answer = web.StreamResponse(headers={"Content-Type": "application/json"})
         await answer.prepare(request)
+        self._streams.add(request.transport)
         since = int(request.query.get("resourceVersion") or 0)
 
         async def tell(type_: str, object_: dict[str, Any]) -> None:

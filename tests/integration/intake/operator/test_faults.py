@@ -86,22 +86,36 @@ async def rows(database):
     return [tuple(each) for each in found]
 
 
-async def outcome(api, running, reached, database):
+async def run_script(api, running, reached):
+    """The operator, after everything that users did."""
     operator = await running(api)
+    await reached(lambda: api.counts["watch"] >= 4, "the watches")
     await play(api, reached)
     gone = ("jobsets", "team", "j7")
     await reached(lambda: gone not in api.objects, "j7 to be gone")
     await finish(api)
-    seen = {}
+    return operator
 
-    async def settled():
-        last, seen["last"] = seen.get("last"), (told(api), await rows(database))
-        right = all(each[1] and each[3] for each in seen["last"][0].values())
-        return right and seen["last"] == last and len(api.objects) == SCRIPT_JOBSETS + 1
 
-    await reached(settled, "everything to be settled", timeout_s=60)
+async def end_as_expected(api, operator, reached, database):
+    """All is as it should be, and stays so when everything is compared once more."""
+
+    async def found():
+        return told(api), await rows(database)
+
+    async def reached_end():
+        jobsets = api.objects["projects", "team", "demo"]["status"].get("jobsets")
+        return jobsets == SCRIPT_JOBSETS - 1 and await found() == EXPECTED
+
+    try:
+        await reached(reached_end, "the expected end", timeout_s=60)
+    except AssertionError:
+        assert await found() == EXPECTED
+        raise
+    compared = operator._desk.comparisons
+    await reached(lambda: operator._desk.comparisons > compared + 1, "two comparisons")
+    assert await found() == EXPECTED
     assert operator.ended == []
-    return seen["last"]
 
 
 QUICK = {"410 Gone in the stream", "swallowed events", "stale events", "500"}
@@ -113,16 +127,16 @@ QUICK = {"410 Gone in the stream", "swallowed events", "stale events", "500"}
 )
 async def test_the_end_is_that_of_an_undisturbed_run(kube_api, running, reached, database, fault):
     api = kube_api.KubeApi(kube_api.Faults(seed=7, **FAULTS[fault]))
-    found = await outcome(api, running, reached, database)
-    assert found == (EXPECTED_STATUSES, EXPECTED_ROWS)
+    operator = await run_script(api, running, reached)
+    await end_as_expected(api, operator, reached, database)
 
 
 async def test_an_undisturbed_run_ends_as_expected_and_rests(kube_api, running, reached, database):
     api = kube_api.KubeApi()
-    found = await outcome(api, running, reached, database)
-    assert found == (EXPECTED_STATUSES, EXPECTED_ROWS)
-    lists, patches = api.counts["GET"], api.counts["PATCH"]
-    await reached(lambda: api.counts["GET"] > lists + 12, "three comparisons")
+    operator = await run_script(api, running, reached)
+    await end_as_expected(api, operator, reached, database)
+    patches, compared = api.counts["PATCH"], operator._desk.comparisons
+    await reached(lambda: operator._desk.comparisons > compared + 1, "two comparisons")
     assert api.counts["PATCH"] == patches
 
 
@@ -166,3 +180,4 @@ def _row(number):
 
 
 EXPECTED_ROWS = sorted(_row(number) for number in range(SCRIPT_JOBSETS))
+EXPECTED = (EXPECTED_STATUSES, EXPECTED_ROWS)
