@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import random
 import uuid
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -36,8 +37,9 @@ _PIECE_BYTES = 64 * 1024
 class TaskServer:
     """One task. What was told stands in its attributes; ``happened`` is the order of it all.
 
-    ``broken`` counts requests that are done and then answered by a broken connection, ``refuse``
-    maps a path's end to a status and how often it is given.
+    ``broken`` counts requests that are done and then answered by a broken connection; ``chance``
+    breaks a third of all, before or after they are done; ``refuse`` maps the end of a path, or a
+    method of the cache, to statuses that are given one after the other (0: none).
     """
 
     def __init__(self, store_dir: Path) -> None:
@@ -61,6 +63,7 @@ class TaskServer:
         self.gone = False
         self.lost: set[tuple[int, int]] = set()
         self.broken = 0
+        self.chance: random.Random | None = None
         self.refuse: dict[str, list[int]] = {}
         self.objects: dict[str, bytes] = {}
         self.happened: list[str] = []
@@ -125,6 +128,11 @@ class TaskServer:
         assert request.match_info["task"] == str(self.task_id)
         if refusal := self._refusal(f"/{name}"):
             return refusal
+        fate = self.chance.random() if self.chance is not None else 1.0
+        if fate < 0.1:
+            request.transport.abort()
+        if fate < 0.2:
+            return web.json_response({"title": "Unavailable"}, status=503)
         if self.gone:
             return web.json_response({"title": "Gone"}, status=410)
         token = tasks.parse(request.headers["Authorization"].removeprefix("Bearer "))
@@ -140,6 +148,8 @@ class TaskServer:
         await self._tell(name)
         if self.broken and name != "heartbeat":
             self.broken -= 1
+            request.transport.abort()
+        if fate < 0.35:
             request.transport.abort()
         return web.json_response(answer, status=status)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import sys
 import tempfile
 import time
@@ -278,3 +279,47 @@ async def test_an_attempt_that_went_to_somebody_else_ends_alone(nix, server, bat
         assert await pod.ending(60) is Ending.DONE
     assert (server.end_of(lost).outcome.reason, server.log_of(lost)) == ("LeaseLost", b"")
     assert server.end_of(good).outcome.status is BuildStatus.SUCCEEDED
+
+
+async def test_a_cache_that_fails_for_a_while_is_not_taken_for_an_empty_one(
+    nix, server, batch, agent
+):
+    first = nix.drv("echo a > $out", name="first")
+    second = nix.drv("cat $dep > $out", attrs=f"dep = (import {first}).outPath;")
+    await batch(first, also=[second])
+    async with agent() as pod:
+        await pod.ending()
+    (order,) = await batch(second)
+    server.refuse = {"nix-cache-info": [500], ".narinfo": [500, 0, 502, 0, 0, 503, 0, 500]}
+    async with agent() as pod:
+        assert await pod.ending() is Ending.DONE
+    assert not any(server.refuse.values())
+    assert server.end_of(order).outcome.status is BuildStatus.SUCCEEDED
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_what_was_told_is_the_same_however_often_the_link_breaks(
+    nix, server, batch, agent, seed
+):
+    scripts = [
+        "for i in $(seq 200); do echo line $i of $name; done; sleep 0.3; echo last; echo x > $out",
+        """for i in 1 2 3 4 5; do echo "@nix {\\"action\\":\\"setPhase\\",\\"phase\\":\\"p$i\\"}" >&2
+           echo in $i; sleep 0.1; done; exit 4""",
+        "echo x > $out",
+    ]
+    orders = await batch(*map(nix.drv, scripts))
+    server.chance = random.Random(seed)
+    async with agent() as pod:
+        assert await pod.ending() in {Ending.DONE, Ending.GONE}
+    wanted = "".join(f"line {n} of sample\n" for n in range(1, 201)) + "last\n"
+    assert server.log_of(orders[0]).decode() == wanted
+    assert server.log_of(orders[1]) == b"".join(b"in %d\n" % n for n in range(1, 6))
+    assert [server.end_of(order).outcome.status.value for order in orders] == [
+        "succeeded",
+        "failed",
+        "succeeded",
+    ]
+    phases = [each.event.phase for each in server.events if isinstance(each.event, PhaseChanged)]
+    assert phases == ["p1", "p2", "p3", "p4", "p5"]
+    assert [each.seq for each in server.events] == list(range(len(server.events)))
+    assert sum(isinstance(each.event, StepStarted) for each in server.events) == 3
