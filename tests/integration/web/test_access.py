@@ -15,7 +15,7 @@ from fc_operator.web.application import _Bound
 PUBLIC = {
     "GET /live", "GET /health", "GET /ready", "GET /api/v1/version", "GET /api/v1/openapi.json",
     "GET /api/v1/schema/<kind>", "GET /api", "GET /robots.txt", "GET /static/<name>",
-    "GET /favicon.ico",
+    "GET /favicon.ico", "GET /serving",
 }  # fmt: skip
 SIGNED = {
     "POST /api/v1/webhooks/<project>/<forge>",
