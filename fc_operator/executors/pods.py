@@ -338,6 +338,11 @@ class Ending:
         """As ``tasks.pod_ending`` keeps it."""
         return {"reason": self.reason, "message": self.message, "class": self.blame.value}
 
+    @classmethod
+    def from_dict(cls, data: Mapping[str, str]) -> Ending:
+        """Reads what :meth:`as_dict` wrote."""
+        return cls(reason=data["reason"], message=data["message"], blame=Blame(data["class"]))
+
     def outcome(self) -> Outcome:
         """What it is for a step that it left unfinished."""
         retry = {

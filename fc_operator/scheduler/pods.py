@@ -680,9 +680,10 @@ class PodService:
 
     async def _miss(self, task: PodTask) -> None:
         """A live task has no pod: not yet, or not any more."""
-        if _is_settled(task):
+        if task.ending is not None:
+            await self._end_again(task)
             return
-        if task.is_created or task.has_ended:
+        if task.is_created:
             await self._end(task.id, "Gone", self._seen.leaving.get(task.id, pods.GONE))
             return
         if task.age_s > self._settings.pending_timeout_s:
@@ -694,6 +695,10 @@ class PodService:
 
     async def _judge(self, task: PodTask, pod: Pod, seen: Look) -> None:
         """A live task has a pod."""
+        if task.ending is not None:
+            await self._end_again(task)
+            await self._remove(task, pod, seen)
+            return
         if not task.is_created:
             async with self._database.session() as connection:
                 await store.note_created(connection, task.id, pod["metadata"]["uid"])
@@ -702,18 +707,21 @@ class PodService:
         ending = seen.ending or self._overdue(task, seen)
         if ending is None:
             return
-        if not _is_settled(task):
-            if ending.is_crash:
-                await self._tell_last_words(task, pod)
-            elif ending.reason == "PendingTimeout" and ": " not in seen.waits_for:
-                # Its status has but a word; the kubelet told the rest to whoever reads events.
-                warning = await self._kube.last_warning(task.namespace, pod["metadata"]["uid"])
-                seen = replace(seen, waits_for=warning or seen.waits_for)
-                ending = pods.pending_too_long(seen, self._settings.pending_timeout_s)
-            phase = seen.phase if seen.ending else "Gone"
-            if ending.reason in _OF_TARGETS:
-                self._hold_on(task.target, _project_of(pod), ending)
-            await self._end(task.id, phase, ending, certain=True)
+        if ending.is_crash:
+            await self._tell_last_words(task, pod)
+        elif ending.reason == "PendingTimeout" and ": " not in seen.waits_for:
+            # Its status has but a word; the kubelet told the rest to whoever reads events.
+            warning = await self._kube.last_warning(task.namespace, pod["metadata"]["uid"])
+            ending = pods.pending_too_long(
+                replace(seen, waits_for=warning or seen.waits_for), self._settings.pending_timeout_s
+            )
+        if ending.reason in _OF_TARGETS:
+            self._hold_on(task.target, _project_of(pod), ending)
+        await self._end(task.id, seen.phase if seen.ending else "Gone", ending, certain=True)
+        await self._remove(task, pod, seen)
+
+    async def _remove(self, task: PodTask, pod: Pod, seen: Look) -> None:
+        """Delete a pod that is over or given up."""
         # What was told to go and has not gone is on a node that does not answer.
         await self._delete(pod, grace_s=None if seen.leaving is None else 0)
         self._room_again(task.target)
@@ -818,6 +826,18 @@ class PodService:
         )
         self._claim_now.set()
 
+    async def _end_again(self, task: PodTask) -> None:
+        """Steps are given back after the ending was noted; a life that ended in between left them.
+
+        As it was noted: whoever is doing so right now does the same, and the fence takes one.
+        """
+        if task.kind == _STEPS and task.ending is not None:
+            async with self._database.session() as connection:
+                held = await store.list_leases(connection, [task.id])
+            if held:
+                ending = Ending.from_dict(task.ending)
+                await self._end_leases([each.lease for each in held], ending)
+
     async def _note(self, task_id: TaskId, phase: str, ending: Ending) -> None:
         async def change(connection: Connection) -> None:
             if await store.note_ending(connection, task_id, phase, ending.as_dict()):
@@ -847,14 +867,6 @@ def _cancelled() -> Ending:
 def replace_sandbox(nix: NixWork, target: Target) -> NixWork:
     """How agents call Nix in a target."""
     return replace(nix, sandbox="Nix" if target.sandbox == "Nix" else "None")
-
-
-def _is_settled(task: PodTask) -> bool:
-    """Whether nothing is left to be said of a pod that is over.
-
-    Steps are given back after the ending was written; a life that ended in between left them.
-    """
-    return task.has_ended and task.kind != _STEPS
 
 
 def _is_for(place: tuple[Placement, Target] | None, waiting: Waiting) -> bool:

@@ -48,8 +48,8 @@ class PodTask:
     """Its agent has spoken."""
     has_told: bool
     """Its agent has told its end."""
-    has_ended: bool
-    """Its pod is over."""
+    ending: dict[str, str] | None
+    """Why its pod is over, as it was noted; None while it is not."""
     age_s: float
     pod_age_s: float | None
 
@@ -154,7 +154,7 @@ async def list_live(connection: Connection) -> list[PodTask]:
             is_created=row["is_created"],
             has_begun=row["has_begun"],
             has_told=row["has_told"],
-            has_ended=row["has_ended"],
+            ending=row["pod_ending"],
             age_s=row["age_s"],
             pod_age_s=row["pod_age_s"],
         )

@@ -22,7 +22,7 @@ RETURNING id;
 -- Tasks that have or shall have a pod.
 SELECT t.id, t.kind, t.target, t.pod_namespace, t.pod_name, t.pod_uid, t.pod_phase,
     t.pod_created_at IS NOT NULL AS is_created, t.begun_at IS NOT NULL AS has_begun,
-    t.told_at IS NOT NULL AS has_told, t.pod_ending IS NOT NULL AS has_ended,
+    t.told_at IS NOT NULL AS has_told, t.pod_ending,
     extract(epoch FROM now() - t.created_at)::float8 AS age_s,
     extract(epoch FROM now() - t.pod_created_at)::float8 AS pod_age_s
 FROM tasks t
@@ -38,15 +38,16 @@ SELECT count(*)::int FROM tasks WHERE state = 'live' AND pod_name IS NOT NULL AN
 SELECT id FROM tasks WHERE id = ANY (:task_ids::uuid[]) AND state = 'live';
 
 -- name: fetch_definition(task_id)$
--- What the API server shall be asked for; none once the task is over.
-SELECT pod_definition FROM tasks WHERE id = :task_id AND state = 'live';
+-- What the API server shall be asked for; none once the task or its pod is over.
+SELECT pod_definition FROM tasks
+WHERE id = :task_id AND state = 'live' AND pod_ending IS NULL;
 
 -- name: note_created(task_id, uid)^
--- Its pod is there; no row when the task is over, and the pod is nobody's.
+-- Its pod is there; no row when the task or its pod is over, and the pod is nobody's.
 UPDATE tasks
 SET pod_uid = :uid, pod_created_at = coalesce(pod_created_at, now()),
     pod_phase = coalesce(pod_phase, 'Pending')
-WHERE id = :task_id AND state = 'live'
+WHERE id = :task_id AND state = 'live' AND pod_ending IS NULL
 RETURNING id;
 
 -- name: note_phases(task_ids, phases)!

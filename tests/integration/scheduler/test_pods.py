@@ -781,6 +781,8 @@ async def test_a_life_that_ends_between_an_ending_and_its_steps_is_finished_by_t
             return (await told.step())["attempt"] == 2
 
         await until(again)
+        first = await engine.one("SELECT reason FROM attempts WHERE attempt = 1")
+        assert first == "Drained", "as it was noted, not as it is found now"
 
 
 async def test_while_the_api_is_away_nothing_is_lost(engine, api, make_pods, told):
@@ -902,6 +904,24 @@ async def test_an_evaluation_has_a_pod_of_its_own(engine, api, make_pods, told):
         await service.compare()
     assert len(api.posts) == 1, "an evaluation's task has one pod; the next try is a new task"
     assert await engine.one("SELECT state FROM tasks WHERE id = $1", fence.task_id) == "live"
+
+
+async def test_a_pod_that_was_given_up_is_deleted_even_if_nobody_came_to_it(
+    engine, api, make_pods, told
+):
+    """Killed between noting the ending and deleting the pod, or while the pod was being made."""
+    fence = await engine.evaluation(await engine.jobset())
+    async with make_pods(builds=False) as service:
+        await service.launch(fence.task_id)
+        task = await one_pod(api, told)
+    ending = pods.Ending(reason="PendingTimeout", message="x", blame=pods.Blame.FREE)
+    await engine.sql("UPDATE tasks SET pod_ending = $1", ending.as_dict())
+    async with make_pods(builds=False):
+        await until(lambda: _true(api.names == []))
+    assert len(api.posts) == 1
+    (now,) = await engine.sql("SELECT * FROM tasks WHERE id = $1", task["id"])
+    assert now["state"] == "live", "its scheduler ends it"
+    assert now["pod_ending"]["reason"] == "PendingTimeout"
 
 
 async def test_code_that_nobody_reviewed_runs_in_its_own_target(engine, api, make_pods, told):

@@ -409,6 +409,11 @@ def test_a_pod_on_its_way_out_says_who_wants_it(conditions, reason):
     assert pods.look(pod).ending.reason == reason
 
 
+def test_an_ending_that_is_kept_reads_back():
+    ending = pods.Ending(reason="Drained", message="so", blame=Blame.FREE)
+    assert pods.Ending.from_dict(ending.as_dict()) == ending
+
+
 def test_what_an_ending_is_for_a_step():
     def retry(blame):
         return pods.Ending(reason="X", message="x", blame=blame).outcome().retry
