@@ -396,11 +396,14 @@ async def _record_progress(
     ]
     if not begun and not phases:
         return
-    async with database.transaction() as connection:
-        if begun:
-            await attempts.start(connection, begun)
+
+    async def change(connection: Connection) -> None:
         if phases:
             await store.add_phases(connection, agent.task_id, phases, most=_PHASES_MAX)
+        if begun:
+            await attempts.start(connection, begun)
+
+    await database.run(change)
 
 
 async def _results(

@@ -240,6 +240,14 @@ async def add_phases(
     connection: Connection, task_id: TaskId, changes: Sequence[PhaseChanged], *, most: int
 ) -> None:
     """Note phases of running attempts of a task, each once; no more once there are ``most``."""
+    # By itself first: what another teller of the same has written is seen only afterwards.
+    async for _ in _sql.lock_attempts(
+        connection,
+        step_ids=[change.step_id for change in changes],
+        attempts=[change.attempt for change in changes],
+        task_ids=[task_id for _ in changes],
+    ):
+        pass
     await _sql.add_phases(
         connection,
         step_ids=[change.step_id for change in changes],

@@ -111,8 +111,17 @@ WHERE task_id = :task_id AND seq >= :start ORDER BY seq LIMIT :limit::int;
 UPDATE tasks SET next_event = greatest(next_event, :next_event::bigint), heartbeat_at = now()
 WHERE id = :task_id;
 
+-- name: lock_attempts(step_ids, attempts, task_ids)
+-- Attempts of which something is told, one teller at a time.
+SELECT a.step_id
+FROM unnest(:step_ids::bigint[], :attempts::int[], :task_ids::uuid[])
+    AS u (step_id, attempt, task_id)
+JOIN attempts a ON a.step_id = u.step_id AND a.attempt = u.attempt AND a.task_id = u.task_id
+ORDER BY a.step_id
+FOR NO KEY UPDATE OF a;
+
 -- name: add_phases(step_ids, attempts, task_ids, names, ats_ms, most)!
--- Phases of running attempts, each once.
+-- Phases of running attempts that were locked before, each once.
 UPDATE attempts a
 SET phases = a.phases || u.phases
 FROM (
