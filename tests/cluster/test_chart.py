@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import threading
+import uuid
 
 import pytest
 
@@ -98,7 +99,9 @@ def test_the_api_server_would_take_all_of_it(kubectl, namespace, program, case):
 # Installed ---------------------------------------------------------------------------------------
 
 
-def test_install_upgrade_uninstall_and_again(site, background, cluster_database_url, tmp_path):
+def test_install_upgrade_uninstall_and_again(
+    site, kubectl, background, cluster_database_url, tmp_path
+):
     """The life of an installation, on a database that an older version has left behind."""
     background.run(migrations.migrate(cluster_database_url, target="0003"))
     first = tmp_path / "fc-operator"
@@ -120,6 +123,7 @@ def test_install_upgrade_uninstall_and_again(site, background, cluster_database_
     for part in ("server", "scheduler", "operator"):
         deployment = site.kubectl.json("get", "deployment", site.named(part))
         assert deployment["status"]["readyReplicas"] == deployment["spec"]["replicas"], part
+    has_no_rights(site, kubectl)
     team = site.kubectl.json("get", "configrepository", "team")
     assert team["spec"]["url"] == repository["spec"]["url"]
     assert team["metadata"]["labels"]["fc-operator.dev/release"] == installations.RELEASE
@@ -168,6 +172,20 @@ def test_install_upgrade_uninstall_and_again(site, background, cluster_database_
     site.kubectl.wait_for(lambda: site.get("/ready")[0] == 200, "a scheduler to beat")
 
 
+def has_no_rights(site, kubectl):
+    """The server has no token, and neither it nor our pods may do anything in the cluster."""
+    with pytest.raises(RefusedError, match="No such file"):
+        site.kubectl(
+            "exec", f"deploy/{site.named('server')}", "-c", "server", "--",
+            "ls", "/var/run/secrets/kubernetes.io/serviceaccount/token",
+        )  # fmt: skip
+    for part in ("server", "pods"):
+        account = f"system:serviceaccount:{site.namespace}:{site.named(part)}"
+        for verb, what in (("get", "secrets"), ("create", "pods"), ("list", "projects")):
+            with pytest.raises(RefusedError):
+                kubectl.as_user(account).within(site.namespace)("auth", "can-i", verb, what)
+
+
 def pods(site, part):
     found = site.kubectl.json(
         "get", "pods", "-l", f"app.kubernetes.io/component={part}", "--field-selector",
@@ -196,15 +214,34 @@ def test_an_install_to_look_around_brings_its_own_database(site):
         )  # fmt: skip
 
 
-def test_the_server_has_no_token_and_no_rights(site, kubectl):
-    site.install({"server": {"replicas": 1}})
-    with pytest.raises(RefusedError, match="No such file"):
-        site.kubectl(
-            "exec", f"deploy/{site.named('server')}", "-c", "server", "--",
-            "ls", "/var/run/secrets/kubernetes.io/serviceaccount/token",
-        )  # fmt: skip
-    for part in ("server", "pods"):
-        account = f"system:serviceaccount:{site.namespace}:{site.named(part)}"
-        for verb, what in (("get", "secrets"), ("create", "pods"), ("list", "projects")):
-            with pytest.raises(RefusedError):
-                kubectl.as_user(account).within(site.namespace)("auth", "can-i", verb, what)
+def test_for_a_whole_cluster_and_with_kinds_that_go(cluster, site, kubectl, second_namespace):
+    """With the scope Cluster objects count everywhere; without crds.keep all of them go at the end."""
+    if cluster.places.instance == "dev":
+        pytest.skip("it deletes our kinds, and with them what others have in the cluster named dev")
+    site.install({
+        "rbac": {"scope": "Cluster"}, "crds": {"install": True, "keep": False},
+        "server": {"replicas": 1},
+    })  # fmt: skip
+    elsewhere = kubectl.within(second_namespace)
+    elsewhere.apply({
+        "apiVersion": "fc-operator.dev/v1alpha1", "kind": "Project",
+        "metadata": {"name": "elsewhere"}, "spec": {"repositoryUrl": "https://git.example.org/e.git"},
+    })  # fmt: skip
+    elsewhere("wait", "--for=condition=Ready", "project/elsewhere", "--timeout=60s")
+    assert elsewhere.json("get", "project", "elsewhere")["metadata"]["finalizers"]
+    site.uninstall()
+    for kind in KINDS:
+        kubectl.wait_gone("crd", f"{kind}.fc-operator.dev", timeout_s=30)
+    # For whoever comes next.
+    kubectl(
+        "apply", "--server-side", "--force-conflicts", "-f", str(installations.REPOSITORY / "crds")
+    )
+
+
+@pytest.fixture
+def second_namespace(kubectl):
+    """Another namespace, of somebody else."""
+    name = f"t-{uuid.uuid4().hex[:10]}"
+    kubectl("create", "namespace", name)
+    yield name
+    kubectl("delete", "namespace", name, "--wait=false")
