@@ -44,6 +44,7 @@ async def pod_service(parts: Parts) -> PodService:
         kubernetes=kubernetes,
         queue=settings.queue,
         builds=settings.builds,
+        owner_file=parts.state.folder("owners", mode=0o700) / "pods",
     )
 
 

@@ -16,8 +16,9 @@ import asyncio
 import contextlib
 import platform
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -29,6 +30,7 @@ from fc_operator.executors.pods import Blame, Ending, Look, Next, PodOrder, Refu
 from fc_operator.executors.targets import Choice, Target
 from fc_operator.kit import logs
 from fc_operator.kit.ciphers import Cipher
+from fc_operator.kit.lives import Lives
 from fc_operator.kit.services import LoopService
 from fc_operator.model.ids import JobsetId, Owner, TaskId, new_uuid
 from fc_operator.model.tasks import StepEnded
@@ -46,7 +48,7 @@ from fc_operator.store import pods as store
 from fc_operator.store.claims import ClaimedStep, Lease, Waiting
 from fc_operator.store.database import Connection, Database, notify, owner_id
 from fc_operator.store.listener import Listener
-from fc_operator.store.pods import Placement, PodTask
+from fc_operator.store.pods import Placement, PodTask, WaitingLease
 
 _log = logs.get_logger()
 _DUTY = "pods"
@@ -151,9 +153,15 @@ class PodService:
         queue: QueueSettings,
         builds: BuildSettings,
         owner: Owner | None = None,
+        owner_file: Path | None = None,
     ) -> None:
+        """``owner_file`` remembers who had the duty here before, so that a restart after a crash
+        needs not wait for it; it must belong to one process at a time.
+        """
         self._database = database
         self._listener = listener
+        self._lives = Lives(owner_file)
+        self._has_succeeded = False
         self._kube = kube
         self._cipher = cipher
         self._site = site
@@ -195,10 +203,12 @@ class PodService:
             task.cancel()
         await asyncio.gather(*creating, return_exceptions=True)
         self._duty_until_s = 0.0
+        self._has_succeeded = False
         with contextlib.suppress(UnavailableError, TimeoutError):
             async with asyncio.timeout(2), self._database.session() as connection:
                 await maintenance.drop_duty(connection, _DUTY, self.owner)
                 await claim_store.end_beat(connection, self.owner)
+            await self._lives.end()
 
     @property
     def _has_duty(self) -> bool:
@@ -215,44 +225,65 @@ class PodService:
             while True:
                 try:
                     async with asyncio.timeout(self._queue.heartbeat_s):
+                        await self._succeed()
                         await self._beat()
                 except (UnavailableError, TimeoutError) as error:
                     _log.warning("scheduler.pods_not_renewed", error=str(error) or "no answer")
                 await _first(wakes.wait(self._queue.heartbeat_s / 2), self._beat_now.wait())
                 self._beat_now.clear()
 
+    async def _succeed(self) -> None:
+        """Once: an earlier life of this process is gone for certain, and so is its duty."""
+        if self._has_succeeded:
+            return
+        earlier = [Owner(name) for name in await self._lives.earlier(self.owner)]
+        if earlier:
+            async with self._database.session() as connection:
+                for owner in earlier:
+                    await maintenance.drop_duty(connection, _DUTY, owner)
+                    await claim_store.end_beat(connection, owner)
+        await self._lives.begin(self.owner)
+        self._has_succeeded = True
+
     async def _beat(self) -> None:
         asked_s = time.monotonic()
         async with self._database.session() as connection:
             epoch = await maintenance.take_duty(connection, _DUTY, self.owner, self._queue.lease_s)
-            if epoch is None:
-                self._duty_until_s = 0.0
-                await claim_store.end_beat(connection, self.owner)
-                return
             had = self._has_duty
-            self._duty_until_s = asked_s + self._queue.lease_s - self._queue.margin_s
+            trusted_s = self._queue.lease_s - self._queue.margin_s
+            self._duty_until_s = 0.0 if epoch is None else asked_s + trusted_s
+            # Whoever has the duty: the one that had it may be gone, and its batches shall not be.
             live = await store.list_live(connection)
             silent = {each.id: each for each in live if not each.has_begun and each.kind == _STEPS}
             held = await store.renew_waiting(connection, silent, self._queue.lease_s)
-            used = sum(each.kind == _STEPS for each in live)
-            await claim_store.beat(
-                connection,
-                self.owner,
-                kind="scheduler",
-                host=platform.node(),
-                info={"offers": self._offers(used)},
-            )
-        if not had:
+            if epoch is None:
+                await claim_store.end_beat(connection, self.owner)
+            else:
+                await claim_store.beat(
+                    connection,
+                    self.owner,
+                    kind="scheduler",
+                    host=platform.node(),
+                    info={"offers": self._offers(sum(each.kind == _STEPS for each in live))},
+                )
+        if self._has_duty and not had:
             self._compare_now.set()
             self._claim_now.set()
+        await self._end_cancelled(held, silent)
+
+    async def _end_cancelled(
+        self, held: Sequence[WaitingLease], silent: Mapping[TaskId, PodTask]
+    ) -> None:
+        """What was cancelled before an agent knew of it ends, and pods without anything else go."""
         cancelled = [each.lease for each in held if each.cancel_requested]
-        if cancelled:
-            await self._end_leases(cancelled, _cancelled())
-            going_on = {each.lease.task_id for each in held if not each.cancel_requested}
-            for task_id in {lease.task_id for lease in cancelled} - going_on:
-                task = silent[task_id]
-                with contextlib.suppress(FcError):  # else it is found as an orphan
-                    await self._kube.delete(task.namespace, task.name, uid=task.uid)
+        if not cancelled:
+            return
+        await self._end_leases(cancelled, _cancelled())
+        going_on = {each.lease.task_id for each in held if not each.cancel_requested}
+        for task_id in {lease.task_id for lease in cancelled} - going_on:
+            task = silent[task_id]
+            with contextlib.suppress(FcError):  # else it is found as an orphan
+                await self._kube.delete(task.namespace, task.name, uid=task.uid)
 
     def _offers(self, used: int) -> list[dict[str, Any]]:
         """What our targets can build, as ``queue.reasons`` and maintenance read it."""

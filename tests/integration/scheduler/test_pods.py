@@ -10,6 +10,7 @@ import copy
 import json
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from uuid import uuid4
 
@@ -178,7 +179,7 @@ def make_pods(database, api):
     """A pod service, started and stopped around a block."""
 
     @asynccontextmanager
-    async def make(*, targets=(TARGET,), is_started=True, **settings):
+    async def make(*, targets=(TARGET,), is_started=True, owner_file=None, **settings):
         values = {
             "image": "fc:1",
             "server_url": "http://fc",
@@ -205,6 +206,7 @@ def make_pods(database, api):
             kubernetes=KubernetesSettings(enabled=True, **values),
             queue=QueueSettings(poll_s=0.2, lease_s=3.0, heartbeat_s=0.5, margin_s=0.5),
             builds=BuildSettings(retry_base_s=0.05, max_retries=1, timeout_s=100),
+            owner_file=owner_file,
         )
         if is_started:
             await service.start()
@@ -783,6 +785,40 @@ async def test_a_life_that_ends_between_an_ending_and_its_steps_is_finished_by_t
         await until(again)
         first = await engine.one("SELECT reason FROM attempts WHERE attempt = 1")
         assert first == "Drained", "as it was noted, not as it is found now"
+
+
+DUTY = "INSERT INTO duty_leases (name, owner, expires_at) VALUES ('pods', $1, now() + $2)"
+
+
+async def test_a_restart_after_a_kill_need_not_wait_for_the_duty(
+    engine, api, make_pods, told, tmp_path
+):
+    await engine.sql(DUTY, "killed", timedelta(hours=1))
+    (tmp_path / "pods").write_text("killed\n")
+    await a_step(engine)
+    async with make_pods(owner_file=tmp_path / "pods"):
+        await one_pod(api, told)
+        assert "killed" not in (tmp_path / "pods").read_text()
+    assert not (tmp_path / "pods").exists()
+    assert await engine.one("SELECT count(*) FROM duty_leases WHERE name = 'pods'") == 0
+
+
+async def test_batches_whose_agents_have_not_spoken_outlive_who_claimed_them(
+    engine, api, make_pods, told
+):
+    """Any scheduler renews them, also while the duty is still that of one that is gone."""
+    await a_step(engine)
+    async with make_pods():
+        await one_pod(api, told)
+    await engine.sql(DUTY, "another", timedelta(hours=1))
+    before = await engine.one("SELECT expires_at FROM leases")
+    async with make_pods() as service:
+
+        async def renewed():
+            return await engine.one("SELECT expires_at FROM leases") > before
+
+        await until(renewed)
+        assert not service._has_duty
 
 
 async def test_while_the_api_is_away_nothing_is_lost(engine, api, make_pods, told):
