@@ -7,53 +7,37 @@ import contextlib
 import json
 import os
 import platform
-import re
-import secrets
 import tempfile
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from fc_operator.clients.nix import environment
 from fc_operator.errors import PrerequisiteError
-from fc_operator.executors import derivations, log_format, nix_arguments, process_tree
-from fc_operator.executors.classification import Evidence, Fault, Verdict, classify
+from fc_operator.executors import (
+    derivations,
+    log_format,
+    nix_arguments,
+    process_tree,
+    sandbox_probe,
+)
+from fc_operator.executors.batches import Batches
+from fc_operator.executors.classification import Evidence, Fault, classify
 from fc_operator.executors.event_pipe import EventPipe
+from fc_operator.executors.local_machine import LocalMachine
 from fc_operator.executors.nix_arguments import Sandbox
 from fc_operator.executors.protocol import Capacity, StepRef, StopReason
 from fc_operator.executors.realisation import HarvestOutputs, Realisation
 from fc_operator.kit import logs, processes
 from fc_operator.model.ids import DrvPath
 from fc_operator.model.outcomes import Outcome, Retry
-from fc_operator.model.statuses import OUTPUTS_VALID
-from fc_operator.model.tasks import StepEnded, StepEvent, StepOrder
+from fc_operator.model.tasks import StepEvent, StepOrder
 from fc_operator.settings import BuildSettings, NixSettings
 
 _log = logs.get_logger()
 
 _HOST_FOLDERS = ("/bin", "/usr", "/lib", "/lib32", "/lib64")
 _ADOPT_GRACE_S = 5.0
-_STOPS = {
-    StopReason.CANCELLED: Verdict.CANCELLED,
-    StopReason.LEASE_LOST: Verdict.LEASE_LOST,
-    StopReason.SHUTDOWN: Verdict.SHUTDOWN,
-}
-
-_PROBE = """derivation {{
-  name = "fc-sandbox-probe-{salt}";
-  system = builtins.currentSystem;
-  builder = "/bin/sh";
-  args = [ "-c" ''
-    if [ -e "{marker}" ]; then echo it sees files of the host; exit 7; fi
-    while read name rest; do
-      case "$name" in Inter-*|face*|lo:*) ;; *) echo it sees the network; exit 8;; esac
-    done < /proc/net/dev
-    echo fine > $out
-  '' ];
-}}"""
-_LOOKED_AROUND = re.compile(r"exit code [78]\b")
-"""The probe ran, and saw something that it would not see in a sandbox."""
 
 
 def _host_folders() -> tuple[str, ...]:
@@ -92,9 +76,7 @@ class LocalExecutor:
         self._harvest = harvest
         self._env = environment(env)
         self._slots_total = builds.local_slots or os.cpu_count() or 1
-        self._slots = asyncio.Semaphore(self._slots_total)
-        self._busy = 0
-        self._runs: dict[StepRef, Realisation] = {}
+        self._batches = Batches(self._slots_total, make=self._make, perform=self._perform)
         self._sandbox: Sandbox | None = None
         self._is_doubted = True
         """Whether Nix has to show that it runs before anything else is built."""
@@ -131,7 +113,7 @@ class LocalExecutor:
                 _log.info("executors.local_usable_again")
         return Capacity(
             slots_total=total,
-            slots_free=max(0, total - self._busy),
+            slots_free=max(0, total - self._batches.busy),
             systems=self.systems,
             features=self._builds.local_features,
             sandbox=sandbox,
@@ -168,43 +150,14 @@ class LocalExecutor:
             raise PrerequisiteError(f"Nix is broken: {found[1]}", hint="see nix.conf")
 
     async def _probe(self) -> Sandbox:
-        if self._nix.sandbox == "None":
-            return Sandbox(in_force="None", why="by setting")
-        folders = _host_folders()
-        problems: list[str] = []
-        for paths in ((), folders):
-            # With its own shell if this Nix has one, else with the host's.
-            candidate = Sandbox(in_force="Nix", paths=paths)
-            problem = await self._try_sandbox(candidate)
-            if not problem:
-                return candidate
-            problems.append(problem)
-        why = problems[-1]
-        if self._nix.sandbox == "Nix":
-            raise PrerequisiteError(
-                f"Nix's sandbox does not work here: {why}",
-                hint="set nix.sandbox to None, or allow user and mount namespaces",
-            )
-        plainly = await self._try_sandbox(Sandbox(in_force="None"))
-        if plainly and not _LOOKED_AROUND.search(plainly):
-            # A full disk, say: that tells nothing about the sandbox, so it is asked again later.
-            raise PrerequisiteError(f"Nix can't build here: {plainly}", hint="see nix.conf")
-        return Sandbox(in_force="None", why=f"the sandbox does not work here: {why}")
-
-    async def _try_sandbox(self, candidate: Sandbox) -> str:
-        """Empty when a build inside ``candidate`` sees neither host nor network; else why not."""
         with tempfile.NamedTemporaryFile(prefix="fc-probe-") as marker:
             os.chmod(marker.name, 0o644)  # noqa: PTH101 - a name, not a path of ours
-            text = _PROBE.format(salt=secrets.token_hex(8), marker=marker.name)
-            code, drv = await self._nix_words("nix-instantiate", "-E", text)
-            if code != 0:
-                raise PrerequisiteError(f"Nix can't instantiate: {drv}", hint="see nix.conf")
-            code, words = await self._nix_words(
-                *("nix-store", "--realise", drv.splitlines()[-1]),
-                *nix_arguments.sandbox_options(candidate),
-                *("--option", "substituters", "", "--option", "builders", ""),
+            return await sandbox_probe.probe(
+                self._nix_words,
+                wish=self._nix.sandbox,
+                folders=_host_folders(),
+                marker=marker.name,
             )
-        return "" if code == 0 else words
 
     async def _nix_words(self, *argv: str) -> tuple[int, str]:
         """Exit code, and what it printed: stdout of a success, else the end of stderr."""
@@ -214,100 +167,21 @@ class LocalExecutor:
         out = finished.stdout if finished.code == 0 else finished.stderr[-2000:]
         return finished.code, log_format.strip_ansi(out.decode("utf-8", "replace")).strip()
 
-    async def start(self, orders: Sequence[StepOrder]) -> AsyncGenerator[StepEvent, None]:
+    def start(self, orders: Sequence[StepOrder]) -> AsyncGenerator[StepEvent, None]:
         """See ``Executor.start``."""
-        pipe = EventPipe()
-        # Nix would build a needed step of the batch itself, and twice: their order is ours.
-        facts = {order.drv_path: derivations.read(order.drv_path) for order in orders}
-        ends: dict[DrvPath, asyncio.Future[Outcome]] = {
-            order.drv_path: asyncio.get_running_loop().create_future() for order in orders
-        }
-        runs = []
-        tasks = []
-        for order in orders:
-            needs = {
-                drv_path: end
-                for drv_path, end in ends.items()
-                if drv_path != order.drv_path and facts[order.drv_path].needs(drv_path)
-            }
-            run = Realisation(
-                order,
-                facts[order.drv_path],
-                pipe=pipe,
-                root=self.root_of(order.drv_path),
-                env=self._env,
-            )
-            self._runs[StepRef(step_id=order.step_id, attempt=order.attempt)] = run
-            runs.append(run)
-            tasks.append(asyncio.create_task(self._run_step(run, pipe, needs, ends)))
-        left = len(orders)
-        try:
-            while left:
-                event = await pipe.get()
-                left -= isinstance(event, StepEnded)
-                yield event
-        finally:
-            pipe.open_wide()
-            for run in runs:
-                run.stop(Verdict.SHUTDOWN)
-            await asyncio.gather(*tasks)
+        return self._batches.start(orders)
 
-    async def _run_step(
-        self,
-        run: Realisation,
-        pipe: EventPipe,
-        needs: Mapping[DrvPath, asyncio.Future[Outcome]],
-        ends: Mapping[DrvPath, asyncio.Future[Outcome]],
-    ) -> None:
-        order = run.order
-        try:
-            outcome = await self._outcome(run, needs)
-        except Exception as error:  # noqa: BLE001 - the contract: every order ends, whatever happens
-            _log.exception("executors.step_broke", drv_path=order.drv_path)
-            outcome = classify(
-                Evidence(
-                    drv_path=order.drv_path,
-                    fault=Fault.SPAWN_FAILED,
-                    detail=f"our own error: {error!r}",
-                )
-            )
-        self._runs.pop(StepRef(step_id=order.step_id, attempt=order.attempt), None)
-        if not ends[order.drv_path].done():
-            ends[order.drv_path].set_result(outcome)
-        duration_s = time.monotonic() - run.started_s if run.started_s is not None else 0.0
-        pipe.put(
-            StepEnded(
-                step_id=order.step_id,
-                attempt=order.attempt,
-                outcome=outcome,
-                log_bytes=run.log.size_bytes,
-                log_lines=run.log.lines,
-                duration_ms=int(duration_s * 1000),
-            )
+    def _make(self, order: StepOrder, pipe: EventPipe) -> Realisation:
+        return Realisation(
+            order,
+            derivations.read(order.drv_path),
+            pipe=pipe,
+            root=self.root_of(order.drv_path),
+            machine=LocalMachine(self._env),
         )
 
-    async def _outcome(
-        self, run: Realisation, needs: Mapping[DrvPath, asyncio.Future[Outcome]]
-    ) -> Outcome:
+    async def _perform(self, run: Realisation) -> Outcome:
         order = run.order
-        for drv_path, end in needs.items():
-            await _first(run.stopping, end)
-            if run.verdict is None and end.result().status not in OUTPUTS_VALID:
-                final = end.result().retry is Retry.NEVER
-                run.stop(
-                    Verdict.DEPENDENCY_FAILED if final else Verdict.DEPENDENCY_RETRIES,
-                    detail=f"{drv_path}, which it needs, ended as {end.result().status.value}",
-                )
-        slot = asyncio.ensure_future(self._slots.acquire())
-        await _first(run.stopping, slot)
-        if run.verdict is not None:
-            if slot.done():
-                self._slots.release()
-            slot.cancel()
-            return classify(
-                Evidence(drv_path=order.drv_path, verdict=run.verdict, detail=run.detail)
-            )
-        self._busy += 1
         note = self._running_dir / f"{order.step_id}-{order.attempt}.json"
         try:
             try:
@@ -325,15 +199,12 @@ class LocalExecutor:
             return outcome
         finally:
             note.unlink(missing_ok=True)
-            self._busy -= 1
-            self._slots.release()
 
     def _calls(self, run: Realisation, sandbox: Sandbox) -> list[list[str]]:
         # A check compares with valid outputs, so there have to be some first.
         return [
             nix_arguments.realise(
                 run.order,
-                root=run.root,
                 nix=self._nix,
                 sandbox=sandbox,
                 features=self._builds.local_features,
@@ -345,11 +216,7 @@ class LocalExecutor:
 
     async def cancel(self, ref: StepRef, reason: StopReason) -> bool:
         """See ``Executor.cancel``."""
-        run = self._runs.get(ref)
-        if run is None:
-            return False
-        run.stop(_STOPS[reason])
-        return True
+        return self._batches.cancel(ref, reason)
 
     async def adopt(self) -> tuple[StepRef, ...]:
         """See ``Executor.adopt``: Nix dies with us, its builders mostly too; end what is left."""
@@ -369,12 +236,3 @@ class LocalExecutor:
         if notes:
             _log.info("executors.leftovers_ended", attempts=len(notes), processes=killed)
         return ()
-
-
-async def _first(stopping: asyncio.Event, other: asyncio.Future[Any]) -> None:
-    """Wait for either."""
-    stop = asyncio.ensure_future(stopping.wait())
-    try:
-        await asyncio.wait({stop, other}, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        stop.cancel()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from fc_operator.model.tasks import StepOrder
 from fc_operator.settings import NixSettings
@@ -34,14 +33,13 @@ def sandbox_options(sandbox: Sandbox) -> list[str]:
 def realise(
     order: StepOrder,
     *,
-    root: Path,
     nix: NixSettings,
     sandbox: Sandbox,
     features: Sequence[str] = (),
     extra_platforms: Sequence[str] = (),
     check: bool = False,
 ) -> list[str]:
-    """The call that builds ``order`` and registers its outputs as garbage collector roots."""
+    """The call that builds ``order``; who starts it adds where the roots of its outputs go."""
     options = {
         "substituters": " ".join(nix.substituters),
         "trusted-public-keys": " ".join(nix.trusted_public_keys),
@@ -59,7 +57,7 @@ def realise(
         options["extra-platforms"] = " ".join(extra_platforms)
     return [
         *("nix-store", "--realise", order.drv_path, *(["--check"] if check else [])),
-        *("--add-root", str(root), "--log-format", "internal-json"),
+        *("--log-format", "internal-json"),
         *sandbox_options(sandbox),
         *(word for name, value in options.items() for word in ("--option", name, value)),
     ]

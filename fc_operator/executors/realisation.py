@@ -1,20 +1,20 @@
-"""One attempt on this machine: a ``nix-store --realise`` process, watched, and what it left."""
+"""One attempt: a ``nix-store --realise`` process on some machine, watched, and what it left."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Protocol
 
-from fc_operator.clients import registrations
-from fc_operator.errors import ProtocolError
-from fc_operator.executors import derivations, log_format, process_tree
+from fc_operator.errors import HumanNeededError, LimitReachedError, ProtocolError, UnavailableError
+from fc_operator.executors import derivations, log_format
 from fc_operator.executors.classification import Evidence, Fault, Verdict, classify
 from fc_operator.executors.event_pipe import EventPipe, StepLog
+from fc_operator.executors.process_tree import Usage
 from fc_operator.kit import processes
 from fc_operator.model.ids import DrvPath
 from fc_operator.model.outcomes import Harvest, Outcome, OutputInfo
@@ -31,6 +31,60 @@ _END_GRACE_S = 5.0
 
 HarvestOutputs = Callable[[Sequence[OutputInfo]], Harvest]
 """Reads what outputs say about themselves; given by who composes the process."""
+
+
+class Running(Protocol):
+    """A Nix process, wherever it runs. A connection that breaks is an ``UnavailableError``."""
+
+    def lines(self) -> AsyncIterator[bytes]:
+        """What it writes to its standard error."""
+        ...
+
+    async def wait(self) -> int:
+        """Its exit code, negative for a signal."""
+        ...
+
+    async def stop(self, why: str, grace_s: float) -> None:
+        """End it and what runs below it; nothing happens where it has ended. Never raises."""
+        ...
+
+    def usage(self) -> Usage:
+        """What runs below it uses, as far as is known."""
+        ...
+
+
+class Machine(Protocol):
+    """Where a step is built."""
+
+    async def start(self, argv: Sequence[str], root: Path) -> Running:
+        """Start Nix, with ``root`` for what it registers as roots.
+
+        Raises:
+            OSError: the program can't be run.
+            UnavailableError: the machine can't be reached.
+            HumanNeededError: it can't be used.
+        """
+        ...
+
+    async def sweep(self, outputs: Mapping[str, str]) -> None:
+        """End what still builds these output paths, though its Nix has ended. Never raises."""
+        ...
+
+    async def describe(self, roots: Mapping[str, Path]) -> list[OutputInfo]:
+        """The outputs of a success.
+
+        Raises:
+            OSError, ProtocolError, processes.ProcessLimitError: they can't be read.
+            UnavailableError: the machine can't be reached any more.
+        """
+        ...
+
+    async def bring(self, outputs: Sequence[OutputInfo], roots: Mapping[str, Path]) -> None:
+        """Have the outputs in the store of this machine, protected by ``roots``.
+
+        Raises: as ``describe``.
+        """
+        ...
 
 
 @dataclass(slots=True)
@@ -58,7 +112,7 @@ class Realisation:
         *,
         pipe: EventPipe,
         root: Path,
-        env: Mapping[str, str],
+        machine: Machine,
     ) -> None:
         self.order = order
         self.facts = facts
@@ -68,10 +122,10 @@ class Realisation:
         self.verdict: Verdict | None = None
         self.started_s: float | None = None
         self._pipe = pipe
-        self._env = env
+        self.machine = machine
         self.detail = ""
         self._limit = 0
-        self._process: processes.Process | None = None
+        self._process: Running | None = None
         self._ending: asyncio.Task[None] | None = None
         self._seen = _Observed()
         self._phase_s = 0.0
@@ -89,18 +143,24 @@ class Realisation:
         if self._process is not None and self._ending is None:
             self._ending = asyncio.create_task(self._end(self._process))
 
-    async def _end(self, process: processes.Process) -> None:
+    async def _end(self, process: Running) -> None:
         # SIGTERM first: Nix then kills its builders itself, which run as other users.
         why = self.verdict.value if self.verdict else "stopped"
         await process.stop(why, grace_s=_END_GRACE_S)
+
+    def begin(self) -> None:
+        """Tell that it has begun; only the first time counts."""
+        if self.started_s is None:
+            self.started_s = time.monotonic()
+            started = StepStarted(step_id=self.order.step_id, attempt=self.order.attempt)
+            self._pipe.put(started)
 
     async def run(self, calls: Sequence[Sequence[str]], harvest: HarvestOutputs) -> Outcome:
         """Run ``calls`` one after the other while they succeed; the outcome of the whole.
 
         Yields through the pipe all events but the last one.
         """
-        self.started_s = time.monotonic()
-        self._pipe.put(StepStarted(step_id=self.order.step_id, attempt=self.order.attempt))
+        self.begin()
         code: int | None = None
         fault: Fault | None = None
         for call in calls:
@@ -109,6 +169,10 @@ class Realisation:
             except OSError as error:
                 fault = Fault.SPAWN_FAILED
                 self.detail = f"{call[0]} can't be started: {error}"
+            except UnavailableError as error:
+                fault, self.detail = Fault.LINK_LOST, str(error)
+            except HumanNeededError as error:
+                fault, self.detail = Fault.SPAWN_FAILED, str(error)
             if code != 0 or fault or self.verdict:
                 break
         self.log.flush()
@@ -137,7 +201,7 @@ class Realisation:
 
     async def _harvested(self, evidence: Evidence, harvest: HarvestOutputs) -> Outcome:
         try:
-            infos = await self._describe()
+            infos = await self.machine.describe(self.roots())
             limit = self.order.nar_bytes_max
             size = sum(info.nar_size_bytes for info in infos)
             if limit and size > limit:
@@ -146,7 +210,10 @@ class Realisation:
                 return classify(
                     replace(evidence, verdict=Verdict.NAR_LIMIT, limit=limit, detail=detail)
                 )
+            await self.machine.bring(infos, self.roots())
             harvested = await asyncio.to_thread(harvest, infos)
+        except UnavailableError as error:
+            return classify(replace(evidence, fault=Fault.LINK_LOST, detail=str(error)))
         except (OSError, ProtocolError, processes.ProcessLimitError) as error:
             detail = f"the outputs can't be read back: {error}"
             return classify(replace(evidence, fault=Fault.STORE_UNREADABLE, detail=detail))
@@ -161,6 +228,11 @@ class Realisation:
             for name in names
         }
 
+    def output_names(self) -> dict[str, str]:
+        """As ``output_paths``, by the name of the output."""
+        ordered = {name: path for name, path in self.order.outputs.items() if path}
+        return {**self.facts.outputs, **ordered}
+
     def output_paths(self) -> list[str]:
         """Paths that its builder is told to make, where they are known before."""
         known = [path for path in self.order.outputs.values() if path]
@@ -171,35 +243,21 @@ class Realisation:
         for link in self.roots().values():
             link.unlink(missing_ok=True)
 
-    async def _describe(self) -> list[OutputInfo]:
-        paths = {name: str(link.readlink()) for name, link in self.roots().items()}
-        finished = await processes.run(
-            ["nix-store", "--dump-db", *paths.values()],
-            env=self._env,
-            limits=processes.Limits(timeout_s=120, output_bytes=64 * 1024 * 1024),
-        )
-        if finished.code != 0:
-            words = log_format.strip_ansi(finished.stderr.decode("utf-8", "replace")).strip()
-            raise ProtocolError(f"nix-store --dump-db failed: {words}")
-        known = registrations.parse_registrations(finished.stdout.decode())
-        return registrations.describe(paths, known)
-
     async def _call(self, argv: Sequence[str]) -> int:
         self._cpu_ms_before, self._cpu_ms = self._cpu_ms_before + self._cpu_ms, 0
         self._build_s = None
         self._phase_s = time.monotonic()
-        process = await processes.start(argv, env=self._env, death_signal=signal.SIGTERM)
+        process = await self.machine.start(argv, self.root)
         self._process = process
-        links = asyncio.create_task(_drain(process))
         watch = asyncio.create_task(self._watch(process))
         try:
             if self.verdict is not None:  # stopped while it was being started
                 self.stop(self.verdict)
             try:
-                async for line in process.lines("stderr"):
+                async for line in process.lines():
                     self._take(log_format.parse_line(line))
                     await self._pipe.room()
-            except processes.ProcessLimitError:
+            except (processes.ProcessLimitError, LimitReachedError):
                 self.stop(Verdict.LOG_LIMIT, limit=self.order.log_bytes_max)
             code = await process.wait()
         finally:
@@ -211,11 +269,10 @@ class Realisation:
             await process.stop("its attempt is over", grace_s=_END_GRACE_S)
             with contextlib.suppress(asyncio.CancelledError):
                 await watch
-            await links
             self._process = None
             if self._seen.build_began:
                 # What Nix could not reach: it was killed itself, or builds run as its own user.
-                await asyncio.to_thread(process_tree.end_builders, self.output_paths())
+                await self.machine.sweep(self.output_names())
         return code
 
     def _take(self, event: log_format.Event | None) -> None:
@@ -250,7 +307,7 @@ class Realisation:
                     seen.builder_ended = True
                     self._build_s = None
                     if self._process is not None:
-                        self._sample(self._process.pid)
+                        self._sample(self._process)
             case log_format.TransferStarted():
                 seen.transfers += 1
                 self._phase_s = time.monotonic()
@@ -266,18 +323,18 @@ class Realisation:
         if not self.log.write(text):
             self.stop(Verdict.LOG_LIMIT, limit=self.order.log_bytes_max)
 
-    def _sample(self, pid: int) -> None:
-        usage = process_tree.usage(pid)
+    def _sample(self, process: Running) -> None:
+        usage = process.usage()
         self._peak_bytes = max(self._peak_bytes, usage.memory_bytes)
         self._cpu_ms = max(self._cpu_ms, usage.cpu_ms)
 
-    async def _watch(self, process: processes.Process) -> None:
+    async def _watch(self, process: Running) -> None:
         """Sample resources and enforce limits; often at first, so that short builds show up."""
         wait_s = _SAMPLE_S_MIN
         while True:
             await asyncio.sleep(wait_s)
             wait_s = min(wait_s * 2, _SAMPLE_S_MAX)
-            self._sample(process.pid)
+            self._sample(process)
             now_s = time.monotonic()
             order = self.order
             if self._build_s is None:
@@ -293,10 +350,3 @@ class Realisation:
 
 def _short_name(drv_path: str) -> str:
     return drv_path.rsplit("/", 1)[-1][33:].removesuffix(".drv")
-
-
-async def _drain(process: processes.Process) -> None:
-    # Root links; we know their names. Read only so that Nix never waits for us.
-    stream = process.inner.stdout
-    while stream is not None and await stream.read(65536):
-        pass

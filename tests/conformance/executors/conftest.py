@@ -16,11 +16,14 @@ from pathlib import Path
 
 import pytest
 
+from fc_operator.clients.nix import Nix
 from fc_operator.executors.local import LocalExecutor, own_system
+from fc_operator.executors.ssh import Declared, SshExecutor
 from fc_operator.model.ids import DrvPath, StepId, TaskId
 from fc_operator.model.tasks import StepEnded, StepOrder
 from fc_operator.results import support
 from fc_operator.settings import BuildSettings, NixSettings
+from tests import ssh_machine
 from tests.task_server import AgentExecutor, TaskServer
 
 
@@ -117,10 +120,52 @@ def make_agent(task_server, nix, tmp_path):
     return make
 
 
-@pytest.fixture(params=["local", "agent"])
-def executor(request, make_local, make_agent):
-    """Each executor in turn; SSH executors join by a name and a maker here."""
-    return {"local": make_local, "agent": make_agent}[request.param]()
+@pytest.fixture(scope="session")
+def machine(nix, shared_build_users):
+    """A second machine, over SSH, with a store of its own."""
+    ssh_machine.require()
+    machine = ssh_machine.SshMachine(nix.dir, nix.env, shared_build_users)
+    machine.start()
+    yield machine
+    machine.close()
+
+
+@pytest.fixture
+async def make_ssh(nix, tmp_path, request):
+    made = []
+
+    def make(*, slots: int = 2, sandbox: str = "None", machine=None, **more) -> SshExecutor:
+        machine = machine or request.getfixturevalue("machine")
+        declared = {
+            "name": "second",
+            "ssh_uri": machine.uri,
+            "host_key": machine.public_host_key,
+            "systems": (own_system(),),
+            "max_jobs": slots,
+        }
+        executor = SshExecutor(
+            Declared(**declared | more.pop("declared", {})),
+            **{
+                "read_key": machine.read_key,
+                "nix": Nix(NixSettings(store_dir=str(nix.store_dir)), nix.env),
+                "settings": NixSettings(sandbox=sandbox, store_dir=str(nix.store_dir)),
+                "dir": tmp_path / "executor",
+                "harvest": partial(support.harvest, store_dir=nix.store_dir),
+            }
+            | more,
+        )
+        made.append(executor)
+        return executor
+
+    yield make
+    for executor in made:
+        await executor.close()
+
+
+@pytest.fixture(params=["local", "agent", "ssh"])
+def executor(request, make_local, make_agent, make_ssh):
+    """Each executor in turn; others join by a name and a maker here."""
+    return {"local": make_local, "agent": make_agent, "ssh": make_ssh}[request.param]()
 
 
 @pytest.fixture

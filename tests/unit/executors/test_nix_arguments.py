@@ -1,5 +1,3 @@
-from pathlib import Path
-
 from fc_operator.clients import nix, registrations
 from fc_operator.executors import derivations, nix_arguments
 from fc_operator.executors.nix_arguments import Sandbox
@@ -23,7 +21,6 @@ ORDER = StepOrder(
 def call(**more):
     return nix_arguments.realise(
         ORDER,
-        root=Path("/roots/x"),
         nix=NixSettings(substituters=("https://c.example",), trusted_public_keys=("k:1",)),
         **more,
     )
@@ -31,7 +28,7 @@ def call(**more):
 
 def test_the_call_is_golden():
     assert " ".join(call(sandbox=Sandbox(in_force="Nix", paths=("/bin", "/usr")))) == (
-        "nix-store --realise /nix/store/x.drv --add-root /roots/x --log-format internal-json "
+        "nix-store --realise /nix/store/x.drv --log-format internal-json "
         "--option sandbox true --option sandbox-fallback false --option sandbox-paths /bin /usr "
         "--option substituters https://c.example --option trusted-public-keys k:1 "
         "--option timeout 10 --option max-silent-time 5 --option max-build-log-size 1000 "
