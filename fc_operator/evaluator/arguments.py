@@ -56,6 +56,8 @@ def _options(request: EvaluationRequest, nix: NixSettings) -> list[str]:
         "accept-flake-config": "false",
         "eval-cache": "false",
         "builders": "",
+        # What an evaluation builds on its way; where no sandbox was asked for, nix.conf decides.
+        **({"sandbox": "true"} if nix.sandbox == "Nix" else {}),
         "sandbox-fallback": "false",
         "substituters": " ".join(nix.substituters),
         "trusted-public-keys": " ".join(nix.trusted_public_keys),

@@ -45,6 +45,7 @@ from fc_operator.settings import BuildSettings, KubernetesSettings, QueueSetting
 from fc_operator.store import claims as claim_store
 from fc_operator.store import listener, maintenance, managed_resources
 from fc_operator.store import pods as store
+from fc_operator.store import tasks as task_store
 from fc_operator.store.claims import ClaimedStep, Lease, Waiting
 from fc_operator.store.database import Connection, Database, notify, owner_id
 from fc_operator.store.listener import Listener
@@ -542,6 +543,9 @@ class PodService:
                 definition=self._definition(order),
                 work=None,
             )
+            if intended:
+                nix = self._nix(choice.target)
+                await task_store.set_sandbox(connection, task_id, nix.sandbox)
             return choice, intended
 
         choice, intended = await self._database.run(change)

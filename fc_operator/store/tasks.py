@@ -109,6 +109,11 @@ async def set_work(
     return row is not None
 
 
+async def set_sandbox(connection: Connection, task_id: TaskId, sandbox: str) -> None:
+    """Say whose sandbox the agent of a task has to use (``NixWork.sandbox``)."""
+    await _sql.set_sandbox(connection, task_id=task_id, sandbox=sandbox)
+
+
 async def open_fetch(
     connection: Connection, task_id: TaskId, token_hash: bytes, agent: Mapping[str, str]
 ) -> Any:

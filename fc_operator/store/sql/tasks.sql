@@ -16,6 +16,11 @@ SET executor = 'pod', work = :work, credentials_ciphertext = :credentials
 WHERE id = :task_id AND state = 'live' AND work IS NULL
 RETURNING id;
 
+-- name: set_sandbox(task_id, sandbox)!
+-- Whose sandbox builds of an evaluation are in, once it is known where it runs.
+UPDATE tasks SET work = jsonb_set(work, '{nix,sandbox}', to_jsonb(:sandbox::text))
+WHERE id = :task_id AND work IS NOT NULL;
+
 -- name: open_fetch(task_id, token_hash, agent)^
 -- The first container of a pod begins; again for the same token only.
 UPDATE tasks

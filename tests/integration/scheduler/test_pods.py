@@ -973,6 +973,23 @@ async def test_code_that_nobody_reviewed_runs_in_its_own_target(engine, api, mak
     assert {namespace for namespace, _ in api.pods} == {"builds", "fenced"}
 
 
+async def test_an_evaluation_builds_in_the_sandbox_of_its_target(engine, api, make_pods, told):
+    targets = (TARGET, replace(TARGET, name="strict", namespace="strict", sandbox="Nix"))
+    found = {}
+    async with make_pods(targets=targets, builds=False) as service:
+        for name in ("default", "strict"):
+            fence = await engine.evaluation(await engine.jobset(name))
+            await engine.sql("UPDATE projects SET pods = $1", {"target": name})
+            work = {"kind": "evaluation", "nix": {"sandbox": "None", "store_dir": "/nix/store"}}
+            await engine.sql("UPDATE tasks SET work = $2 WHERE id = $1", fence.task_id, work)
+            await service.launch(fence.task_id)
+            found[name] = await engine.one("SELECT work FROM tasks WHERE id = $1", fence.task_id)
+    assert {name: work["nix"]["sandbox"] for name, work in found.items()} == {
+        "default": "None", "strict": "Nix",
+    }  # fmt: skip
+    assert found["strict"]["nix"]["store_dir"] == "/nix/store"
+
+
 async def test_steps_of_code_that_nobody_reviewed_are_built_there_too(engine, api, make_pods, told):
     fenced = replace(TARGET, name="fenced", namespace="fenced")
     one, two = await engine.jobset("one"), await engine.jobset("two")

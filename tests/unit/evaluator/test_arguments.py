@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from fc_operator.evaluator import arguments
@@ -62,6 +63,14 @@ def test_cve_class_lost_sandbox_flag_golden_walker():
     assert shown(arguments.walker(FLAKE, nix=NIX)) == (
         f"nix-instantiate --eval --read-write-mode {options(flake=True)} -"
     )
+
+
+def test_what_an_evaluation_builds_is_in_the_sandbox_that_was_asked_for():
+    for sandbox, asked in (("Nix", True), ("Auto", False), ("None", False)):
+        nix = replace(NIX, sandbox=sandbox)
+        words = shown(arguments.walker(LEGACY, nix=nix))
+        assert ("--option sandbox true" in words) == asked
+        assert "--option sandbox-fallback false" in words
 
 
 def test_cve_class_lost_sandbox_flag_golden_nix_eval_jobs():
