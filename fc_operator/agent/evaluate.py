@@ -141,8 +141,14 @@ class EvaluateDuty:
         drvs = list(dict.fromkeys(row.drv_path for row in rows))
         if not drvs:
             return _Known(Missing(), {})
-        await self._copies.upload_derivations(drvs)
-        missing = await self._copies.missing(drvs)
+        # Both wait for the cache most of the time, and neither for the other.
+        asked = asyncio.create_task(self._copies.missing(drvs))
+        try:
+            await self._copies.upload_derivations(drvs)
+            missing = await asked
+        finally:
+            asked.cancel()
+            await asyncio.gather(asked, return_exceptions=True)
         if self._handover.request.allow_import_from_derivation:
             missing = await self._without_own(missing, drvs)
         wanted = {*drvs, *missing.will_build} - self._read.keys()

@@ -244,7 +244,7 @@ async def test_rows_survive_a_server_that_restarts_and_one_that_is_behind(
     evaluation(
         {
             "release.nix": f"""let job = {JOB}; in builtins.listToAttrs (builtins.genList (n: {{
-              name = "job-${{toString n}}"; value = job "job-${{toString n}}" ./data; }}) 1200)""",
+              name = "job-${{toString n}}"; value = job "job-${{toString n}}" ./data; }}) 600)""",
             "data": "x",
         }
     )
@@ -259,7 +259,7 @@ async def test_rows_survive_a_server_that_restarts_and_one_that_is_behind(
         server.broken = 2
         assert await pod.ending() is Ending.DONE
     names = [".".join(row["attrPath"]) for report in server.reports for row in report]
-    assert len(names) == len(set(names)) == 1200
+    assert len(names) == len(set(names)) == 600
     assert len(server.reports) > 1
     assert server.ended["status"] == "completed"
 
