@@ -77,9 +77,9 @@ class SecretsSettings:
     """Values that manifests only refer to."""
 
     source: str = "Directory"
-    """``Directory``, or ``Kubernetes``: the Secrets of the cluster that ``kubernetes`` reaches, each
-    in the namespace of the object that refers to it. ``None``: this process reads none, as a server
-    that has no rights in its cluster; what refers to them waits for another one's look."""
+    """``Directory``, or ``Kubernetes``: the Secrets of the cluster that ``kubernetes`` reaches,
+    each in the namespace of the object that refers to it. ``None``: this process reads none, as a
+    server that has no rights in its cluster; what refers to them waits for another one's look."""
     dir: Path = Path("secrets")
     """``<dir>/<name>/<key>`` holds a value outside a cluster; relative to ``state.dir``."""
     encryption_key: str = field(default="", repr=False)
@@ -151,6 +151,9 @@ class BuildSettings:
     """Builds at once on this machine; 0 is one per core."""
     local_systems: tuple[str, ...] = ()
     """Systems that this machine builds; empty: its own."""
+    ssh: bool = True
+    """Whether declared builders are used, over SSH, by a scheduler whose machine has Nix: what they
+    build goes through its store."""
     local_features: tuple[str, ...] = ("benchmark", "big-parallel", "nixos-test", "uid-range")
     """System features that this machine offers."""
     timeout_s: int = 36_000
