@@ -133,17 +133,18 @@ class ObjectStore:
                     await obstore.put_async(self._store, key, b"".join(whole))
             else:
                 with _our_errors(key):
-                    writer = obstore.open_writer_async(
+                    opened = obstore.open_writer_async(
                         self._store, key, buffer_size=_PART_BYTES, max_concurrency=2
                     )
-                async with _finished(writer, key):
+                async with _finished([opened], key) as writer:
+                    del opened
                     for piece in whole:
                         with _our_errors(key):
-                            await writer.write(piece)
+                            await writer[0].write(piece)
                     whole.clear()
                     async for piece in source:
                         with _our_errors(key):
-                            await writer.write(piece)
+                            await writer[0].write(piece)
         finally:
             await source.aclose()
         await self._force_to_disk(key)
@@ -209,11 +210,17 @@ class ObjectStore:
 
 
 @contextlib.asynccontextmanager
-async def _finished(writer: Any, key: str) -> AsyncIterator[None]:
-    """Close a writer after success; leave the upload unfinished, so invisible, after an error."""
-    yield
-    with _our_errors(key):
-        await writer.close()
+async def _finished(writer: list[Any], key: str) -> AsyncIterator[list[Any]]:
+    """Close a writer after success; after an error let go of it, which takes its parts back.
+
+    It is the one item of a list, since the traceback of the error holds all variables for longer.
+    """
+    try:
+        yield writer
+        with _our_errors(key):
+            await writer[0].close()
+    finally:
+        writer.clear()
 
 
 def _fsync(path: Path) -> None:
