@@ -27,6 +27,7 @@ INVALID: Final = "Invalid"
 OWNED_BY_OTHER: Final = "OwnedByOther"
 REFERENCE_NOT_FOUND: Final = "ReferenceNotFound"
 REFERENCE_NOT_PERMITTED: Final = "ReferenceNotPermitted"
+NOT_PERMITTED: Final = "NotPermitted"
 SECRET_NOT_FOUND: Final = "SecretNotFound"  # noqa: S105 - a reason, not a secret
 SOURCE_UNREACHABLE: Final = "SourceUnreachable"
 SOURCE_INVALID: Final = "SourceInvalid"

@@ -160,6 +160,7 @@ def _load(
             guard_min=config.prune_guard_min,
             confirmed=confirm,
         ),
+        builder_namespaces=frozenset(config.builder_namespaces),
     )
 
 

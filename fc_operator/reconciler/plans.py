@@ -32,10 +32,11 @@ OWN_REASONS: Final = frozenset(
     {
         terms.INVALID, terms.OWNED_BY_OTHER, terms.REFERENCE_NOT_FOUND, terms.SECRET_NOT_FOUND,
         terms.PRUNING, terms.SUSPENDED, terms.RECONCILED, terms.PRUNE_NEEDS_CONFIRMATION,
-        terms.SOURCE_EMPTY, terms.REFERENCE_NOT_PERMITTED,
+        terms.SOURCE_EMPTY, terms.REFERENCE_NOT_PERMITTED, terms.NOT_PERMITTED,
     }
 )  # fmt: skip
 """Reasons of Ready that the reconciler gives; others belong to those who evaluate and build."""
+_NOT_PERMITTED: Final = frozenset({terms.REFERENCE_NOT_PERMITTED, terms.NOT_PERMITTED})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +84,8 @@ class Load:
     by_namespace: bool = False
     """Whether its declarations belong to different people, namespace by namespace: then none takes
     over what another namespace has or had."""
+    builder_namespaces: frozenset[str] = frozenset()
+    """The only namespaces in which RemoteBuilders count; empty: all."""
 
     def places(self) -> list[Place]:
         """Where it speaks of something."""
@@ -233,6 +236,7 @@ def make(world: World, load: Load, now: datetime) -> Plan:
     """The plan for a load, in a world; ``now`` is the database's time."""
     claims = _claims(world, load)
     _refuse_broken_rules(claims, world, load)
+    _refuse_strange_builders(claims, load)
     _refuse_foreign_projects(claims, world)
     gone, blocked = _missing(claims, world, load)
     leaving = [each for each in gone if blocked is None]
@@ -309,7 +313,7 @@ def _settle_ownership(
     leaving = leaving | {
         claim.old.id
         for claim in claims
-        if claim.old is not None and claim.reason == terms.REFERENCE_NOT_PERMITTED
+        if claim.old is not None and claim.reason in _NOT_PERMITTED
     }
     handed_over: set[UUID] = set()
     taken: dict[Key, _Claim] = {}
@@ -369,6 +373,16 @@ def _refuse_broken_rules(claims: Iterable[_Claim], world: World, load: Load) -> 
         problems = world.broken_rules.get((each.kind, each.namespace, each.name))
         if problems and claim.source == load.source:
             claim.refuse(terms.INVALID, "; ".join(str(problem) for problem in problems))
+
+
+def _refuse_strange_builders(claims: Iterable[_Claim], load: Load) -> None:
+    """A builder gets work of everybody: not each namespace may bring one in."""
+    allowed = load.builder_namespaces
+    for claim in claims:
+        each = claim.declaration
+        if each.kind == nouns.REMOTE_BUILDER and allowed and each.namespace not in allowed:
+            message = f"objects of the namespace {each.namespace} may not bring builders in"
+            claim.refuse(terms.NOT_PERMITTED, message)
 
 
 def _refuse_foreign_projects(claims: Iterable[_Claim], world: World) -> None:
