@@ -64,11 +64,11 @@ request = function()
 end
 """
 _NGINX = """
-daemon off; worker_processes 1; pid {folder}/nginx.pid; error_log {folder}/error.log;
+daemon off; worker_processes 1; worker_rlimit_nofile 65536; pid {folder}/nginx.pid; error_log {folder}/error.log;
 events {{ worker_connections 512; }}
 http {{
   access_log off; sendfile on; tcp_nopush on; keepalive_requests 1000000;
-  open_file_cache max=100000 inactive=60s;
+  open_file_cache max=5000 inactive=60s;
   client_body_temp_path {folder}/t1; proxy_temp_path {folder}/t2; fastcgi_temp_path {folder}/t3;
   uwsgi_temp_path {folder}/t4; scgi_temp_path {folder}/t5;
   types {{ text/x-nix-narinfo narinfo; application/x-nix-nar zst; }}
@@ -225,6 +225,8 @@ def load(address: str, paths: list[str], folder: Path, *, connections: int, seco
         "-t1",
         f"-c{connections}",
         f"-d{seconds}s",
+        "--timeout",
+        "60s",
         "--latency",
         "-s",
         str(script),
@@ -260,7 +262,7 @@ def turns(ours: str, theirs: str, paths: list[str], folder: Path, **more: Any) -
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--paths", type=int, default=20_000)
-    parser.add_argument("--nar-mib", type=int, default=128)
+    parser.add_argument("--nar-mib", type=int, default=32)
     parser.add_argument("--seconds", type=int, default=4, help="of each measurement")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--serve", nargs=3, help=argparse.SUPPRESS)

@@ -9,6 +9,7 @@ that a path or its derivation came from may read the path.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import hmac
@@ -51,6 +52,7 @@ _REMEMBERED_S = 5.0
 _REMEMBERED_MAX = 50_000
 _LISTING_ENTRIES_MAX = 200_000
 _PIECE_BYTES = 1024 * 1024
+_LOOKUP_S = 20.0
 
 LOCAL = "local"
 """The name of this installation's own machines."""
@@ -115,6 +117,7 @@ class BinaryCache:
         self._arrivals = Arrivals(
             together_max=settings.uploads_max, nar_bytes_max=settings.nar_bytes_max
         )
+        self._lookups = _Lookups(database)
         self._paths: _Remembered[_Shown] = _Remembered()
         self._files: _Remembered[CacheNar] = _Remembered()
 
@@ -224,8 +227,7 @@ class BinaryCache:
         _require_reader(caller)
         shown = self._paths.get(hash_part)
         if shown is None:
-            async with self._database.session() as connection:
-                path = await store.fetch_path(connection, hash_part)
+            path = await self._lookups.find(hash_part)
             if path is not None:
                 shown = _Shown(path=path, text=self._render(path))
                 self._paths.put(hash_part, shown)
@@ -621,6 +623,53 @@ def _arrived_nar(arrived: Arrived, key: str) -> CacheNar:
 class _Shown:
     path: CachePath
     text: bytes
+
+
+class _Lookups:
+    """Finds paths; those asked for while one question is on its way are asked for together.
+
+    Clients ask for all paths of a closure at once, dozens side by side.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._waiting: dict[str, asyncio.Future[CachePath | None]] = {}
+        self._asking: asyncio.Task[None] | None = None
+
+    async def find(self, hash_part: str) -> CachePath | None:
+        """The path with this hash part.
+
+        Raises:
+            UnavailableError: PostgreSQL does not answer.
+        """
+        answer = self._waiting.get(hash_part)
+        if answer is None:
+            answer = self._waiting[hash_part] = asyncio.get_running_loop().create_future()
+            if self._asking is None:
+                self._asking = asyncio.create_task(self._ask())
+        # Others may wait for the same answer when who asked first goes away.
+        return await asyncio.shield(answer)
+
+    async def _ask(self) -> None:
+        try:
+            while self._waiting:
+                asked, self._waiting = self._waiting, {}
+                try:
+                    async with (
+                        asyncio.timeout(_LOOKUP_S),
+                        self._database.session() as connection,
+                    ):
+                        found = await store.list_paths(connection, asked)
+                except Exception as error:  # noqa: BLE001 - each of those who wait gets it
+                    for answer in asked.values():
+                        answer.set_exception(error)
+                        # Who asked may be gone; then nobody looks at it.
+                        answer.exception()
+                else:
+                    for hash_part, answer in asked.items():
+                        answer.set_result(found.get(hash_part))
+        finally:
+            self._asking = None
 
 
 class _Remembered(Generic[T]):

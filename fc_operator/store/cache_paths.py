@@ -91,10 +91,11 @@ class Totals:
     file_bytes: int
 
 
-async def fetch_path(connection: Connection, hash_part: str) -> CachePath | None:
-    """The path with this hash part."""
-    row = await _queries.fetch_path(connection, hash_part=hash_part)
-    return None if row is None else _path(row)
+async def list_paths(connection: Connection, hash_parts: Collection[str]) -> dict[str, CachePath]:
+    """The paths with these hash parts, by hash part."""
+    rows = _queries.list_paths(connection, hash_parts=list(hash_parts))
+    paths = [_path(row) async for row in rows]
+    return {path.store_path.rsplit("/", 1)[-1][:32]: path for path in paths}
 
 
 async def fetch_of_file(

@@ -1,5 +1,5 @@
--- name: fetch_path(hash_part)^
--- A path by its hash part, and who may read it: who has a path's derivation has the path.
+-- name: list_paths(hash_parts)
+-- Paths by their hash parts, and who may read them: who has a path's derivation has the path.
 SELECT c.store_path, c.nar_hash, c.nar_size, c.file_hash, c.file_size, c.object_key,
     c.reference_names, c.deriver, c.content_address, c.signatures,
     coalesce(l.projects, '{}') AS projects, coalesce(l.is_public, false) AS is_public
@@ -10,7 +10,7 @@ LEFT JOIN LATERAL (
     FROM cache_path_projects cp JOIN projects p ON p.id = cp.project_id
     WHERE cp.hash_part IN (c.hash_part, left(c.deriver, 32))
 ) l ON true
-WHERE c.hash_part = :hash_part;
+WHERE c.hash_part = ANY (:hash_parts::text[]);
 
 -- name: fetch_of_file(file_hash, all_projects, projects, is_known)^
 -- One of the paths whose NAR is a file of the object store, if the reader may read one. Many may

@@ -10,8 +10,10 @@ import json
 import pytest
 
 from fc_operator.cache import content_addresses, narinfos
+from fc_operator.errors import UnavailableError
 from fc_operator.model.statuses import Role
 from fc_operator.settings import CacheSettings
+from fc_operator.store import cache_paths
 
 
 @pytest.fixture
@@ -231,3 +233,44 @@ async def test_many_uploads_at_once_wait_for_their_turn(serve, tools):
         async with asyncio.timeout(60):
             await asyncio.gather(*(upload.put(served, key) for upload in uploads))
         assert await served.one("SELECT count(*) FROM cache_paths") == 12
+
+
+async def test_all_paths_of_a_closure_are_asked_for_together(served, tools, monkeypatch):
+    """Side by side, the same one twice, those that are not there; and while the database is away."""
+    key = await served.key()
+    uploads = [
+        tools.Upload(str(served.nix.store_dir), f"n{number}", tools.file_nar(b"%d" % number))
+        for number in range(20)
+    ]
+    for upload in uploads:
+        await upload.put(served, key)
+    forget(served)
+    asked = []
+    plain = cache_paths.list_paths
+
+    async def list_paths(connection, hash_parts):
+        asked.append(len(hash_parts))
+        return await plain(connection, hash_parts)
+
+    monkeypatch.setattr(cache_paths, "list_paths", list_paths)
+    names = [f"{upload.hash_part}.narinfo" for upload in uploads]
+    answers = await asyncio.gather(
+        *(served.request("GET", name, token=key) for name in [*names, *names]),
+        *(served.request("GET", f"{'0' * 31}{n}.narinfo", token=key, status=404) for n in range(9)),
+    )
+    for upload, (body, _) in zip([*uploads, *uploads], answers, strict=False):
+        assert f"StorePath: {upload.path}\n".encode() in body
+    # One that is on its way is not joined: it may have looked before the path came.
+    assert sum(asked) < 49
+    assert len(asked) < 15
+
+    async def away(*_):
+        raise UnavailableError("PostgreSQL is away")
+
+    forget(served)
+    monkeypatch.setattr(cache_paths, "list_paths", away)
+    await asyncio.gather(
+        *(served.request("GET", name, token=key, status=503) for name in names[:5])
+    )
+    monkeypatch.undo()
+    await served.request("GET", names[0], token=key)
