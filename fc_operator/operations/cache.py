@@ -42,6 +42,7 @@ from fc_operator.kit import logs
 from fc_operator.model.ids import StepId, StorePath
 from fc_operator.model.readers import EVERYTHING, Reader
 from fc_operator.settings import CacheSettings
+from fc_operator.store import audit
 from fc_operator.store import cache_paths as store
 from fc_operator.store.cache_paths import CacheNar, CachePath, CacheTask, Totals
 from fc_operator.store.database import Connection, Database
@@ -543,6 +544,10 @@ async def _allow(caller: Caller, info: Narinfo, connection: Connection) -> Allow
     """
     task = caller.task
     if task is None:
+        # An administrator may bring anything, so who it was is written down.
+        await audit.insert(
+            connection, actor=caller.name, action="cache", object=info.store_path, details={}
+        )
         return Allowed(projects=(), deriver=None)
     if not await store.hold_task(connection, task.id):
         raise UnauthenticatedError("the task is over; its token is good for nothing")

@@ -173,6 +173,9 @@ async def test_what_an_administrator_brought_is_for_all_who_are_known(served, to
     name = f"{upload.hash_part}.narinfo"
     await served.request("GET", name, status=404)
     await served.request("GET", name, token=await served.key(Role.READ_ONLY))
+    written = await served.sql("SELECT actor, object FROM audit_log WHERE action = 'cache'")
+    assert [row["object"] for row in written] == [upload.path]
+    assert written[0]["actor"].startswith("key/")
 
 
 async def test_a_member_who_is_none_any_more_reads_nothing_within_seconds(served, upload):
