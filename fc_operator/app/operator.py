@@ -12,7 +12,7 @@ from fc_operator.app.state import StateDirectory
 from fc_operator.app.wiring import Parts
 from fc_operator.clients import kube as clients
 from fc_operator.clients.kube import Kube
-from fc_operator.errors import UnavailableError
+from fc_operator.errors import PrerequisiteError, UnavailableError
 from fc_operator.intake.operator import release
 from fc_operator.intake.operator.desk import Desk
 from fc_operator.intake.operator.leadership import Leadership
@@ -95,7 +95,13 @@ class Operator:
             given.health_port,
             {"/healthz": self._trouble, "/readyz": self._unready},
         )
-        await self._health.start()
+        try:
+            await self._health.start()
+        except OSError as error:
+            raise PrerequisiteError(
+                f"{given.health_host}:{given.health_port} can't be listened on: {error.strerror}",
+                hint="set operator.health_port",
+            ) from error
         self._kube = await connect(self._settings)
         self._parts = parts = await self._open_parts()
         leadership = Leadership(

@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from fc_operator.errors import PrerequisiteError
 from fc_operator.intake.operator import watches
 from fc_operator.intake.operator.leadership import DUTY, Leadership
 from fc_operator.store.database import Database
@@ -54,6 +55,15 @@ async def test_an_api_server_that_is_away_for_a_while_costs_nothing(kube_api, ru
     await reached(lambda: is_held(api), "it to be seen")
     assert operator.ended == []
     assert operator._trouble() == ""
+
+
+async def test_an_address_that_is_taken_is_said_to_a_person(kube_api, running):
+    server = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    with pytest.raises(PrerequisiteError, match=r"set operator\.health_port"):
+        await running(kube_api.KubeApi(), **{"operator.health_port": str(port)})
+    server.close()
+    await server.wait_closed()
 
 
 def test_kopf_never_gives_an_api_server_up():
