@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +22,7 @@ from fc_operator.operations.cache import Publisher
 from fc_operator.operations.ingest import Ingest
 from fc_operator.operations.manifests import Keyring
 from fc_operator.results import support
+from fc_operator.scheduler.builders import BuilderService
 from fc_operator.scheduler.dispatch import DispatchService
 from fc_operator.scheduler.evaluate import CheckService, EvaluationService
 from fc_operator.scheduler.maintain import MaintenanceService
@@ -83,7 +85,7 @@ def evaluating_services(parts: Parts, launcher: Launcher | None = None) -> list[
 
 
 def building_services(parts: Parts) -> list[Service]:
-    """What builds steps on this machine, and what keeps them in order wherever they are built."""
+    """What builds steps here and on declared builders, and keeps them in order anywhere."""
     settings = parts.settings
     services: list[Service] = [
         MaintenanceService(
@@ -97,26 +99,59 @@ def building_services(parts: Parts) -> list[Service]:
                 parts.database, parts.listener, queue=settings.queue, publisher=publisher
             )
         )
-    if not settings.builds.local:
+    executors: list[Executor] = []
+    if settings.builds.local:
+        executors.append(
+            LocalExecutor(
+                nix=parts.nix,
+                builds=settings.builds,
+                dir=parts.state.folder("local"),
+                harvest=partial(support.harvest, store_dir=settings.nix.store_dir),
+                env=parts.nix_environment(),
+            )
+        )
+    builders = _builders(parts, publisher)
+    if not executors and builders is None:
         return services
-    local: Executor = LocalExecutor(
-        nix=parts.nix,
-        builds=settings.builds,
-        dir=parts.state.folder("local"),
-        harvest=partial(support.harvest, store_dir=settings.nix.store_dir),
-        env=parts.nix_environment(),
-    )
     if publisher is not None:
-        local = PublishingExecutor(local, publisher.publish_step)
+        executors = [PublishingExecutor(each, publisher.publish_step) for each in executors]
     dispatch = DispatchService(
         parts.database,
         parts.listener,
-        [local],
+        executors,
         queue=settings.queue,
         builds=settings.builds,
         owner_file=_owners(parts) / "dispatch",
+        builders=builders,
     )
-    return [dispatch, *services]
+    # Builders first, so that they are the last to stop.
+    return [*([builders] if builders is not None else []), dispatch, *services]
+
+
+def _builders(parts: Parts, publisher: Publisher | None) -> BuilderService | None:
+    """Declared builders, where this machine has the store that what they build goes through."""
+    settings, env = parts.settings, parts.nix_environment()
+    if not settings.builds.ssh or shutil.which("nix-store", path=env.get("PATH")) is None:
+        return None
+
+    def around(executor: Executor) -> Executor:
+        if publisher is None:
+            return executor
+        return PublishingExecutor(executor, publisher.publish_step)
+
+    return BuilderService(
+        parts.database,
+        parts.listener,
+        parts.secrets,
+        nix=Nix(parts.nix, env),
+        # Our cache answers to us alone: a builder is sent what it needs.
+        settings=settings.nix,
+        builds=settings.builds,
+        queue=settings.queue,
+        dir=parts.state.folder("builders"),
+        harvest=partial(support.harvest, store_dir=settings.nix.store_dir),
+        around=around,
+    )
 
 
 def _publisher(parts: Parts) -> Publisher | None:

@@ -12,7 +12,7 @@ import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from fc_operator.errors import (
     InvalidError,
@@ -401,7 +401,7 @@ class Link:
         except (asyncssh.Error, OSError, TimeoutError) as error:
             raise UnavailableError(f"{address} does not answer: {_words(error)}") from error
         _log.info("clients.ssh_connected", address=str(address))
-        return cast("asyncssh.SSHClientConnection", connection)
+        return connection
 
     async def close(self) -> None:
         """Close all connections; what runs on them notices."""

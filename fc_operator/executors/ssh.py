@@ -45,6 +45,12 @@ _FREE_BYTES_MIN = 512 * 1024**2
 _SHORT = processes.Limits(timeout_s=20, output_bytes=1024 * 1024)
 _FREE_FAULTS = frozenset({Fault.LINK_LOST.value, Fault.SPAWN_FAILED.value})
 
+_CHECKS: tuple[tuple[type[FcError], str], ...] = (
+    (HostKeyError, "HostKey"),
+    (LoginError, "Login"),
+    (SecretError, "Key"),
+)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Declared:
@@ -65,7 +71,8 @@ class Finding:
     """One thing that was tried at a builder."""
 
     check: str
-    """``HostKey``, ``Login``, ``Nix``, ``Disk``, ``Store`` (trusted-users), ``Build``."""
+    """``Connection``, ``HostKey``, ``Key`` (ours), ``Login``, ``Nix``, ``Disk``, ``Store`` (whether
+    it takes what we send: trusted-users), ``Build``."""
     ok: bool
     message: str
     hint: str = ""
@@ -278,9 +285,7 @@ class SshExecutor:
         try:
             look = await self._look()
         except FcError as error:
-            check = {HostKeyError: "HostKey", LoginError: "Login", SecretError: "Key"}.get(
-                type(error), "Connection"
-            )
+            check = next((word for kind, word in _CHECKS if isinstance(error, kind)), "Connection")
             return [Finding(check=check, ok=False, message=error.message, hint=error.hint)]
         words = f"logged in to {look.host} as {look.user}, which showed the pinned host key"
         findings.append(Finding(check="Login", ok=True, message=words))

@@ -57,18 +57,14 @@ class RemoteBuild:
     async def lines(self) -> AsyncIterator[bytes]:
         """See ``Running.lines``."""
         assert self._source is not None
-        waiting = b""
         try:
             async for line in self._source:
                 mark = ssh_scripts.parse_mark(line, self._nonce)
                 if isinstance(mark, ssh_scripts.Ended):
                     self._code = mark.code
                     break
-                if waiting:
-                    yield waiting
-                waiting = line
-            if waiting:  # not the newline that stands before the mark
-                yield waiting
+                if line:  # not the newline that stands before the mark
+                    yield line
         except UnavailableError as error:
             self._broke = error
             raise
@@ -100,6 +96,9 @@ class RemoteBuild:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(grace_s):
                 await self._ended.wait()
+                return
+        # We can't reach it; it hears no more of us, and ends by that.
+        self._process.close()
 
     async def _signal(self, name: str) -> None:
         await self._link.run(ssh_scripts.kill(name, self._group), limits=_SHORT)
@@ -233,7 +232,8 @@ class SshMachine:
                     )
         except TimeoutError as error:
             raise UnavailableError(f"{self._link.target.address} does not start a build") from error
-        self._folder = mark.folder
+        # Of a check the first call has the outputs that stay.
+        self._folder = self._folder or mark.folder
         build = RemoteBuild(self._link, process, nonce, mark.group)
         build.follow(lines)
         self._stack.push_async_callback(build.close)

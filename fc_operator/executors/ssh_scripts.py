@@ -65,11 +65,11 @@ printf '\n@fc-%s end %s\n' "$nonce" "$code" >&2
 exec 2>/dev/null
 wait "$reader"
 trap '' TERM
-kill -TERM -- "-$$"
+kill -s TERM -- "-$$"
 """
 
 _KILL: Final = r"""
-kill -"$1" -- "-$2" 2>/dev/null || kill -"$1" "$2" 2>/dev/null
+kill -s "$1" -- "-$2" 2>/dev/null || kill -s "$1" "$2" 2>/dev/null
 :
 """
 

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from fc_operator.model.ids import ClassId, JobsetId, Owner, TaskId, new_uuid
+from fc_operator.model.ids import BuilderId, ClassId, JobsetId, Owner, TaskId, new_uuid
 from fc_operator.queue import shares
 from fc_operator.queue.offers import Offer, fits
 from fc_operator.settings import QueueSettings
 from fc_operator.store import claims as store
-from fc_operator.store import listener
+from fc_operator.store import listener, remote_builders
 from fc_operator.store.claims import ClaimedStep, Waiting
 from fc_operator.store.database import Connection, Database, notify
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Builder:
+    """A declared builder."""
+
+    id: BuilderId
+    name: str
 
 
 async def claim(
@@ -23,8 +31,11 @@ async def claim(
     owner: Owner,
     executor: str,
     settings: QueueSettings,
+    builder: Builder | None = None,
 ) -> list[ClaimedStep]:
-    """Take up to ``free`` ready steps for a builder, as one task under a lease.
+    """Take up to ``free`` ready steps, as one task under a lease.
+
+    For a declared ``builder`` no more than it has room for, over all that claim for it.
 
     Raises:
         UnavailableError: what was claimed, if anything, is lost with its lease and comes back.
@@ -34,12 +45,19 @@ async def claim(
         return []
 
     async def change(connection: Connection) -> list[ClaimedStep]:
+        within = quotas
+        if builder is not None:
+            within = shares.cut(quotas, await remote_builders.fetch_room(connection, builder.id))
+            if not within:
+                return []
         steps, evaluations = await store.claim(
             connection,
-            quotas,
+            within,
             task_id=TaskId(new_uuid()),
             owner=owner,
             executor=executor,
+            builder=builder.name if builder else None,
+            builder_id=builder.id if builder else None,
             lease_s=settings.lease_s,
         )
         if evaluations:

@@ -75,3 +75,16 @@ def _urgency(head: Head) -> tuple[int, int, int]:
 
 def _used(share: Share, given: int) -> float:
     return (share.used_s + given * EXPECTED_S) / max(1, share.shares)
+
+
+def cut(
+    quotas: Sequence[tuple[ClassId, JobsetId, int]], most: int
+) -> list[tuple[ClassId, JobsetId, int]]:
+    """The first ``most`` of what was allotted, in its order."""
+    kept = []
+    for class_id, jobset_id, count in quotas:
+        if most <= 0:
+            break
+        kept.append((class_id, jobset_id, min(count, most)))
+        most -= count
+    return kept

@@ -37,6 +37,7 @@ from fc_operator.operations.steps import StepResult
 from fc_operator.operations.tasks import order_of
 from fc_operator.queue import claims
 from fc_operator.queue.offers import Offer
+from fc_operator.scheduler.builders import BuilderService
 from fc_operator.scheduler.recorder import Recorder
 from fc_operator.settings import BuildSettings, QueueSettings
 from fc_operator.store import claims as store
@@ -49,6 +50,8 @@ _log = logs.get_logger()
 _STOP_S = 4.0
 """Of the five seconds that a stop may take; the rest is for what is stopped after us."""
 _PHASES_MAX = 200
+_BUILDERS = "builders"
+"""One event for all of them: what one does not take another may."""
 
 
 @dataclass(slots=True)
@@ -80,10 +83,12 @@ class DispatchService:
         builds: BuildSettings,
         owner: Owner | None = None,
         owner_file: Path | None = None,
+        builders: BuilderService | None = None,
     ) -> None:
         self._database = database
         self._listener = listener
         self._executors = list(executors)
+        self._builders = builders
         self._queue = queue
         self._builds = builds
         self.owner = owner or Owner(owner_id("scheduler"))
@@ -99,6 +104,7 @@ class DispatchService:
         self._adopting = asyncio.Lock()
         self._adopted = False
         self._beat_now = asyncio.Event()
+        self._declared: set[str] = set()
 
     @property
     def running(self) -> frozenset[StepRef]:
@@ -118,6 +124,7 @@ class DispatchService:
                 LoopService(f"dispatch-{executor.name}", self._filler(executor))
                 for executor in self._executors
             ),
+            *([LoopService("dispatch-builders", self._fill_builders)] if self._builders else []),
         ]
         for loop in self._loops:
             await loop.start()
@@ -203,15 +210,71 @@ class DispatchService:
             if not claimed:
                 await _first(wakes.wait(self._queue.poll_s), freed.wait())
 
-    async def _claim(self, executor: Executor) -> int:
-        """Claim for the free slots and start what was claimed; how many steps."""
-        capacity = await executor.capacity()
+    async def _fill_builders(self) -> None:
+        await self._adopt()
+        assert self._builders is not None
+        with self._listener.subscribe(listener.STEPS) as wakes:
+            await self._fill_all(self._builders, wakes)
+
+    async def _fill_all(self, builders: BuilderService, wakes: Subscription) -> None:
+        """Claim for all declared builders in turn, as long as there is something for one of them.
+
+        Each takes a portion by its speed, the best first, so that no builder idles behind another.
+        """
+        freed = self._slot_freed.setdefault(_BUILDERS, asyncio.Event())
+        backoff, tries = Backoff(base_s=0.1, cap_s=2.0), 0
+        while not self._stopping:
+            freed.clear()
+            builders.changed.clear()
+            try:
+                claimed = await self._claim_round(builders)
+                tries = 0
+            except (UnavailableError, TimeoutError) as error:
+                tries += 1
+                delay_s = backoff.delay_s(tries)
+                _log.warning(
+                    "scheduler.claim_waits", error=str(error), retry_in_s=round(delay_s, 2)
+                )
+                await asyncio.sleep(delay_s)
+                continue
+            if not claimed:
+                await _first(wakes.wait(self._queue.poll_s), freed.wait(), builders.changed.wait())
+
+    async def _claim_round(self, builders: BuilderService) -> int:
+        declared = {builder.executor.name for builder in builders.list()}
+        for name in self._declared - declared:
+            self._capacities.pop(name, None)
+        self._declared = declared
+        for builder in builders.list():
+            self._note(builder.executor, await builder.executor.capacity())
+        able = await builders.ordered()
+        claimed = 0
+        for builder in able:
+            most = builder.row.speed_factor if len(able) > 1 else None
+            target = claims.Builder(id=builder.id, name=builder.row.name)
+            claimed += await self._claim(builder.executor, builder=target, most=most)
+        return claimed
+
+    def _note(self, executor: Executor, capacity: Capacity) -> None:
         known = self._capacities.get(executor.name)
         if known is None or known.problem != capacity.problem:
             self._beat_now.set()
         self._capacities[executor.name] = capacity
+
+    async def _claim(
+        self,
+        executor: Executor,
+        *,
+        builder: claims.Builder | None = None,
+        most: int | None = None,
+    ) -> int:
+        """Claim for the free slots and start what was claimed; how many steps."""
+        capacity = await executor.capacity()
+        self._note(executor, capacity)
         mine = sum(run.executor is executor for run in self._runs.values())
         free = min(capacity.slots_free, capacity.slots_total - mine)
+        if most is not None:
+            free = min(free, most)
         if free <= 0:
             return 0
         asked_s = time.monotonic()
@@ -224,8 +287,9 @@ class DispatchService:
             ),
             free,
             owner=self.owner,
-            executor=executor.name,
+            executor=executor.name if builder is None else "ssh",
             settings=self._queue,
+            builder=builder,
         )
         if steps:
             self._start_batch(executor, steps, asked_s)
@@ -249,6 +313,10 @@ class DispatchService:
         self._streams.add(stream)
         stream.add_done_callback(self._streams.discard)
 
+    def _free(self, executor: Executor) -> None:
+        key = executor.name if executor in self._executors else _BUILDERS
+        self._slot_freed[key].set()
+
     async def _follow(self, executor: Executor, orders: Sequence[StepOrder]) -> None:
         """Record a batch to its end."""
         try:
@@ -261,7 +329,7 @@ class DispatchService:
         finally:
             for order in orders:
                 self._runs.pop(StepRef(step_id=order.step_id, attempt=order.attempt), None)
-            self._slot_freed[executor.name].set()
+            self._free(executor)
 
     async def _take(self, event: StepEvent) -> None:
         ref = StepRef(step_id=event.step_id, attempt=event.attempt)
@@ -281,7 +349,7 @@ class DispatchService:
                     StepResult(lease=run.lease, ended=event, phases=tuple(run.phases))
                 )
                 del self._runs[ref]
-                self._slot_freed[run.executor.name].set()
+                self._free(run.executor)
                 _log.info(
                     "scheduler.step_ended",
                     step_id=event.step_id,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fc_operator.model.ids import (
+    BuilderId,
     ClassId,
     DrvPath,
     EvaluationId,
@@ -118,10 +119,12 @@ async def claim(
     executor: str,
     lease_s: float,
     builder: str | None = None,
+    builder_id: BuilderId | None = None,
 ) -> tuple[list[ClaimedStep], set[EvaluationId]]:
     """Claim up to the quotas; the steps, and the evaluations whose builds run now.
 
-    ``builder`` is how people know where they run, by default the executor.
+    ``builder`` is how people know where they run, by default the executor; ``builder_id`` is given
+    where it is a declared one.
     """
     steps: list[ClaimedStep] = []
     evaluations: set[EvaluationId] = set()
@@ -131,6 +134,7 @@ async def claim(
         owner=owner,
         executor=executor,
         builder=executor if builder is None else builder,
+        builder_id=builder_id,
         lease_s=lease_s,
         class_ids=[class_id for class_id, _, _ in quotas],
         jobset_ids=[jobset_id for _, jobset_id, _ in quotas],

@@ -39,7 +39,7 @@ LEFT JOIN (
 WHERE j.id = ANY (:jobset_ids::uuid[]) AND NOT j.suspended AND NOT p.suspended
     AND j.deleting_at IS NULL AND p.deleting_at IS NULL;
 
--- name: claim(task_id, owner, executor, builder, lease_s, class_ids, jobset_ids, counts)
+-- name: claim(task_id, owner, executor, builder, builder_id, lease_s, class_ids, jobset_ids, counts)
 -- Take the first ready steps of some classes and jobsets: queue row out; lease, attempt, task in.
 WITH quota AS (
     SELECT * FROM unnest(:class_ids::int[], :jobset_ids::uuid[], :counts::int[])
@@ -66,8 +66,8 @@ WITH quota AS (
     WHERE s.id = p.step_id
     RETURNING s.*
 ), task AS (
-    INSERT INTO tasks (id, kind, executor, owner, expires_at)
-    SELECT :task_id::uuid, 'steps', :executor, :owner,
+    INSERT INTO tasks (id, kind, executor, builder_id, owner, expires_at)
+    SELECT :task_id::uuid, 'steps', :executor, :builder_id::uuid, :owner,
         now() + make_interval(secs => :lease_s::float8)
     WHERE EXISTS (SELECT FROM claimed)
 ), leased AS (
@@ -75,15 +75,17 @@ WITH quota AS (
     SELECT id, attempt, :task_id::uuid, :owner, now() + make_interval(secs => :lease_s::float8)
     FROM claimed
 ), tried AS (
-    INSERT INTO attempts (step_id, attempt, task_id, executor, builder_name, owner, build_id)
-    SELECT c.id, c.attempt, :task_id::uuid, :executor, :builder, :owner, coalesce(
+    INSERT INTO attempts (step_id, attempt, task_id, executor, builder_id, builder_name, owner,
+        build_id)
+    SELECT c.id, c.attempt, :task_id::uuid, :executor, :builder_id::uuid, :builder, :owner, coalesce(
         (SELECT b.id FROM builds b WHERE b.step_id = c.id AND b.status IN ('pending', 'running')
          ORDER BY b.number LIMIT 1),
         (SELECT b.id FROM builds b WHERE b.id = c.build_id))
     FROM claimed c
 ), shown AS (
     UPDATE builds b
-    SET status = 'running', started_at = coalesce(b.started_at, now())
+    SET status = 'running', started_at = coalesce(b.started_at, now()),
+        builder_id = :builder_id::uuid
     FROM claimed c
     WHERE b.step_id = c.id AND b.status = 'pending'
     RETURNING b.evaluation_id
