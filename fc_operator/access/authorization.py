@@ -40,6 +40,8 @@ class Action(StrEnum):
     BUMP = "bump"
     KEEP = "keep"
     SYNC = "sync"
+    BUILDERS = "builders"
+    """Have builders looked at, and say whose host keys are trusted."""
     KEYS = "keys"
     """Make, list and revoke API keys."""
 

@@ -48,6 +48,7 @@ COMMANDS: Final[dict[str, dict[str, str]]] = {
     },
     "Manage": {
         "key": "Create, list and revoke API keys.",
+        "builder": "Look at a declared builder; pin its host key.",
         "cache": "Show the binary cache; make signing keys.",
         "completion": "Print a shell's completion script.",
     },

@@ -15,6 +15,15 @@ from fc_operator.store.queries import load
 _queries = load("pages/builders")
 
 
+class Finding(TypedDict):
+    """One thing that was tried at a builder."""
+
+    check: str
+    ok: bool
+    message: str
+    hint: str
+
+
 class BuilderRow(TypedDict):
     """A builder in a list; where its key comes from is nobody's business."""
 
@@ -27,6 +36,8 @@ class BuilderRow(TypedDict):
     supported_features: list[str]
     mandatory_features: list[str]
     public_host_key: str | None
+    pinned_host_key: str | None
+    """By `fc builder pin`; one in the manifest goes before it."""
     enabled: bool
     drain: bool
     deleting_at: datetime | None
@@ -35,6 +46,11 @@ class BuilderRow(TypedDict):
     last_failure: datetime | None
     last_error: str | None
     last_seen_at: datetime | None
+    test_requested_at: datetime | None
+    """A look was asked for and has not ended yet."""
+    tested_at: datetime | None
+    findings: list[Finding]
+    """What the last look at it found, in the order in which it was tried."""
     created_at: datetime
     updated_at: datetime
     running: int

@@ -2,7 +2,8 @@
 -- Builders by name, with what runs on each.
 SELECT w.id, w.name, w.ssh_uri, w.systems, w.max_jobs, w.speed_factor, w.supported_features,
     w.mandatory_features, w.public_host_key, w.enabled, w.drain, w.deleting_at,
-    w.consecutive_failures, w.disabled_until, w.last_failure, w.last_error, w.last_seen_at,
+    w.pinned_host_key, w.consecutive_failures, w.disabled_until, w.last_failure, w.last_error,
+    w.last_seen_at, w.test_requested_at, w.tested_at, w.findings,
     w.created_at, w.updated_at,
     (SELECT count(*) FROM tasks t JOIN leases l ON l.task_id = t.id
         WHERE t.builder_id = w.id AND t.state = 'live') AS running
@@ -15,7 +16,8 @@ LIMIT :page_size::int;
 -- One builder with who declares it.
 SELECT w.id, w.name, w.ssh_uri, w.systems, w.max_jobs, w.speed_factor, w.supported_features,
     w.mandatory_features, w.public_host_key, w.enabled, w.drain, w.deleting_at,
-    w.consecutive_failures, w.disabled_until, w.last_failure, w.last_error, w.last_seen_at,
+    w.pinned_host_key, w.consecutive_failures, w.disabled_until, w.last_failure, w.last_error,
+    w.last_seen_at, w.test_requested_at, w.tested_at, w.findings,
     w.created_at, w.updated_at,
     (SELECT count(*) FROM tasks t JOIN leases l ON l.task_id = t.id
         WHERE t.builder_id = w.id AND t.state = 'live') AS running,
