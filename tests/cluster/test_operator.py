@@ -128,6 +128,11 @@ def make_operator(cluster, crds, database_url, tmp_path, free_port):
     for operator in made:
         operator.stop(signal.SIGKILL)
         print(operator.text()[-10_000:])  # shown when the test failed
+    if made:  # else their namespaces would wait for an operator for ever
+        subprocess.run(
+            [FC, "operator", "--release-objects"], env=made[0].environment, timeout=120,
+            capture_output=True, check=True,
+        )  # fmt: skip
 
 
 @pytest.fixture
