@@ -138,7 +138,7 @@ def _builder(name: str, spec: dict[str, Any]) -> nouns.DesiredBuilder:
         name=name,
         ssh_uri=uri if "://" in uri else f"ssh://{uri}",
         systems=tuple(spec["systems"]),
-        public_host_key=spec["publicHostKey"],
+        public_host_key=spec.get("publicHostKey", ""),
         ssh_key=_secret(spec["sshKeySecretRef"]),
         max_jobs=spec["maxJobs"],
         speed_factor=spec["speedFactor"],
