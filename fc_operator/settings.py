@@ -180,6 +180,9 @@ class QueueSettings:
 
     lease_s: float = 30.0
     """A lease not renewed for this long is lost and its step requeued."""
+    agent_lease_s: float = 60.0
+    """The same for what runs in pods. Longer, so that a server may be away for most of it; that a
+    pod has ended is seen at once, whatever this says."""
     heartbeat_s: float = 10.0
     """Seconds between renewals."""
     margin_s: float = 5.0
@@ -405,6 +408,7 @@ _AT_LEAST: Final[Mapping[str, float]] = {
     "evaluation.max_parallel": 1,
     "evaluation.workers": 1,
     "queue.lease_s": 1,
+    "queue.agent_lease_s": 1,
     "queue.heartbeat_s": 0.1,
     "queue.poll_s": 0.05,
     "queue.batch": 1,
@@ -590,11 +594,12 @@ def _number(wanted: type[int | float], value: Any) -> Any:
 
 def _contradictions(settings: Settings) -> Iterator[str]:
     queue = settings.queue
-    if queue.heartbeat_s + queue.margin_s >= queue.lease_s:
-        yield (
-            f"queue.lease_s ({queue.lease_s:g}) must be longer than queue.heartbeat_s "
-            f"({queue.heartbeat_s:g}) and queue.margin_s ({queue.margin_s:g}) together"
-        )
+    for name in ("lease_s", "agent_lease_s"):
+        if queue.heartbeat_s + queue.margin_s >= getattr(queue, name):
+            yield (
+                f"queue.{name} ({getattr(queue, name):g}) must be longer than queue.heartbeat_s "
+                f"({queue.heartbeat_s:g}) and queue.margin_s ({queue.margin_s:g}) together"
+            )
     kubernetes = settings.kubernetes
     if kubernetes.enabled:
         for name in ("image", "server_url"):

@@ -422,10 +422,11 @@ class Ingest:
         if not paths:
             return {}
         known = await self._knowledge.registrations(paths)
-        if known:
-            # A name of its own, so that no batch takes the links of another.
-            link = self._roots_dir / str(evaluation_id) / f"outputs-{new_uuid().hex}"
-            await self._knowledge.add_roots([StorePath(path) for path in known], link)
+        if not known:
+            return {}
+        # A name of its own, so that no batch takes the links of another.
+        link = self._roots_dir / str(evaluation_id) / f"outputs-{new_uuid().hex}"
+        await self._knowledge.add_roots([StorePath(path) for path in known], link)
 
         def read() -> dict[int, Harvest]:
             return {

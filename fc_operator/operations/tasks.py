@@ -241,19 +241,19 @@ async def heartbeat(
 
     async def change(connection: Connection) -> HeartbeatAnswer:
         task = agent.task
-        if not await store.beat(connection, task.id, lease_s=queue.lease_s):
+        if not await store.beat(connection, task.id, lease_s=queue.agent_lease_s):
             raise GoneError(_GONE)
         if task.kind != "steps":
             return HeartbeatAnswer(
-                lease_s=queue.lease_s,
+                lease_s=queue.agent_lease_s,
                 cancel_task=task.cancel_requested,
                 reason=(task.status_reason or "Cancelled") if task.cancel_requested else "",
             )
-        held = await store.renew_leases(connection, task.id, lease_s=queue.lease_s)
+        held = await store.renew_leases(connection, task.id, lease_s=queue.agent_lease_s)
         mine = {(lease.step_id, lease.attempt) for lease in held}
         stop = {(lease.step_id, lease.attempt) for lease in held if lease.cancel_requested}
         return HeartbeatAnswer(
-            lease_s=queue.lease_s, cancel=tuple(sorted(stop | (set(beat.running) - mine)))
+            lease_s=queue.agent_lease_s, cancel=tuple(sorted(stop | (set(beat.running) - mine)))
         )
 
     return await database.run(change)

@@ -277,7 +277,7 @@ class _Parts:
         self.ingest = ingest
         self.store_dir = store_dir
         self.queue = queue
-        self.silence_s = queue.lease_s + queue.heartbeat_s
+        self.silence_s = queue.agent_lease_s + queue.heartbeat_s
         """An agent that said nothing for this long is gone, wherever its pod is."""
 
 

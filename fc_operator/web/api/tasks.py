@@ -66,7 +66,7 @@ async def handle_open(call: Call[Any, Any]) -> HTTPResponse:
     request = _read(OpenRequest, await _body(call.request, _SMALL_BYTES_MAX))
     given = await tasks.open_phase(web.database, web.cipher, task_id, text, request)
     queue = web.settings.queue
-    opened = Opened(work=given, lease_s=queue.lease_s, heartbeat_s=queue.heartbeat_s)
+    opened = Opened(work=given, lease_s=queue.agent_lease_s, heartbeat_s=queue.heartbeat_s)
     return _answer(opened.to_json())
 
 

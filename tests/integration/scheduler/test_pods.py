@@ -204,7 +204,9 @@ def make_pods(database, api):
                 installation=INSTALLATION, targets=targets, nix=NixWork(cache_url="http://fc/cache")
             ),
             kubernetes=KubernetesSettings(enabled=True, **values),
-            queue=QueueSettings(poll_s=0.2, lease_s=3.0, heartbeat_s=0.5, margin_s=0.5),
+            queue=QueueSettings(
+                poll_s=0.2, lease_s=3.0, agent_lease_s=3.0, heartbeat_s=0.5, margin_s=0.5
+            ),
             builds=BuildSettings(retry_base_s=0.05, max_retries=1, timeout_s=100),
             owner_file=owner_file,
         )
@@ -268,10 +270,10 @@ async def test_a_batch_becomes_one_pod_with_its_work_and_a_token(engine, api, ma
     async with make_pods(steps_per_pod=2):
 
         async def both():
-            return len(api.names) == 2
+            tasks = await told.live()
+            return tasks if [bool(task["pod_uid"]) for task in tasks] == [True, True] else None
 
-        await until(both)
-        tasks = await told.live()
+        tasks = await until(both)
         assert set((await told.steps()).values()) == {"running"}
     works = [StepsWork.from_json(task["work"]) for task in tasks]
     assert sorted(len(work.orders) for work in works) == [1, 2]

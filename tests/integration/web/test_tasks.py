@@ -268,7 +268,7 @@ async def test_a_phase_is_opened_once_and_by_the_same_again(protocol):
     }
     opened = work.Opened.from_json(await opening.ask("open", body))
     assert [order.step_id for order in opened.work.orders] == [step.id]
-    assert (opened.lease_s, opened.heartbeat_s) == (30, 10)
+    assert (opened.lease_s, opened.heartbeat_s) == (60, 10)
     assert work.Opened.from_json(await opening.ask("open", body)) == opened
     # Who reads the pod's definition later opens nothing.
     body["token_hash"] = tokens.make(step.task_id).hash
@@ -631,7 +631,7 @@ async def test_a_heartbeat_renews_all_that_the_task_holds(protocol):
     await protocol.engine.sql("UPDATE leases SET expires_at = now() + interval '1 s'")
     await protocol.engine.sql("UPDATE tasks SET expires_at = now() + interval '1 s'")
     answer = await agent.ask("heartbeat", {"running": [[batch["a"].id, batch["a"].attempt]]})
-    assert answer == {"lease_s": 30.0, "cancel": [], "cancel_task": False, "reason": ""}
+    assert answer == {"lease_s": 60.0, "cancel": [], "cancel_task": False, "reason": ""}
     soonest = "SELECT min(expires_at) > now() + interval '20 s' FROM "
     assert await protocol.engine.one(soonest + "leases")
     task = await protocol.task(agent.task_id)
