@@ -7,6 +7,7 @@ system are replaced where this machine's differ, so that the files can be read a
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import shutil
@@ -202,7 +203,9 @@ async def commit(repository: Path, files: Mapping[str, bytes]) -> CommitId:
         PrerequisiteError: git is missing.
         HumanNeededError: git refuses; the message holds its words.
     """
-    repository = repository.absolute()  # git runs in another folder than ours
+    repository = await asyncio.to_thread(
+        repository.absolute
+    )  # git runs in another folder than ours
     if not (repository / "HEAD").is_file():
         # Aside first: a repository is there whole or not at all.
         with tempfile.TemporaryDirectory(dir=repository.parent, prefix=".new-") as aside:

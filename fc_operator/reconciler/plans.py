@@ -311,9 +311,7 @@ def _settle_ownership(
     owners = {each.key: each for each in world.resources if each.owns}
     by_row = {claim.old.id for claim in claims if claim.old is not None}
     leaving = leaving | {
-        claim.old.id
-        for claim in claims
-        if claim.old is not None and claim.reason in _NOT_PERMITTED
+        claim.old.id for claim in claims if claim.old is not None and claim.reason in _NOT_PERMITTED
     }
     handed_over: set[UUID] = set()
     taken: dict[Key, _Claim] = {}

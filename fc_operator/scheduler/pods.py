@@ -256,9 +256,7 @@ class PodService:
             # Whoever has the duty: the one that had it may be gone, and its batches shall not be.
             live = await store.list_live(connection)
             silent = {each.id: each for each in live if not each.has_begun and each.kind == _STEPS}
-            held = await store.renew_waiting(
-                connection, silent, self._queue.agent_lease_s
-            )
+            held = await store.renew_waiting(connection, silent, self._queue.agent_lease_s)
             if epoch is None:
                 await claim_store.end_beat(connection, self.owner)
             else:

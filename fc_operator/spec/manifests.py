@@ -366,8 +366,7 @@ def _own_metadata(metadata: dict[str, Any]) -> dict[str, Any]:
     return {
         key: item
         for key, item in metadata.items()
-        if key not in _SERVER_METADATA
-        and (item is not None or key not in schemas.METADATA_FIELDS)
+        if key not in _SERVER_METADATA and (item is not None or key not in schemas.METADATA_FIELDS)
     }
 
 

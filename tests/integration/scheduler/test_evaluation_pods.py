@@ -109,7 +109,9 @@ class World:
 
     def __init__(self, engine, folder) -> None:
         self.engine, self.database, self.folder = engine, engine.database, folder
-        self.queue = QueueSettings(lease_s=6, agent_lease_s=6, heartbeat_s=1, margin_s=1, poll_s=0.2)
+        self.queue = QueueSettings(
+            lease_s=6, agent_lease_s=6, heartbeat_s=1, margin_s=1, poll_s=0.2
+        )
         self.listener = Listener(self.database)
         self.secrets = DirectorySecrets(folder / "secrets")
         self.services: list = []
