@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test check format crash-test cluster-test cluster-demo bench lock schema clean nix venv
+.PHONY: help demo up test check format crash-test cluster-test cluster-demo bench lock schema clean nix sshd venv
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z%-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -17,10 +17,10 @@ demo: $(VENV)/.ready nix ## Start FC Operator on config/demo, show its builds, a
 up: $(VENV)/.ready nix ## Start FC Operator and stay up: make up ARGS="--config <directory or git URL>"
 	@$(BIN)/fc up $(ARGS)
 
-test: $(VENV)/.ready-dev nix check ## All checks and tests that end within ten minutes
+test: $(VENV)/.ready-dev nix sshd check ## All checks and tests that end within ten minutes
 	$(BIN)/pytest -n 2 --dist worksteal -m "not slow and not cluster" $(ARGS)
 
-crash-test: $(VENV)/.ready-dev nix ## The long suites: crash points, restarts, large graphs
+crash-test: $(VENV)/.ready-dev nix sshd ## The long suites: crash points, restarts, large graphs
 	$(BIN)/pytest -n 2 --dist worksteal -m "slow and not cluster" $(ARGS)
 
 cluster-test: $(VENV)/.ready-dev ## The suite on a real Kubernetes that is built, brought up and taken down here (as root)
@@ -65,6 +65,13 @@ nix: ## Install Nix by apt where it is missing (as root or with sudo)
 	  sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo; \
 	  $$sudo apt-get update -qq && \
 	  $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq nix-bin nix-setup-systemd >/dev/null; }
+
+sshd: ## Install sshd by apt where it is missing, for the tests of builders; it is not started
+	@PATH="$$PATH:/usr/sbin" command -v sshd >/dev/null || { \
+	  echo "sshd is not installed; installing openssh-server by apt"; \
+	  sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo; \
+	  $$sudo apt-get update -qq && \
+	  $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends openssh-server >/dev/null; }
 
 venv: $(VENV)/.ready ## Make the virtual environment with the locked libraries
 

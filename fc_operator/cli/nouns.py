@@ -302,7 +302,8 @@ async def _builders(client: ApiClient, words: str, filters: Filters) -> list[Ite
 def machine_row(machine: Item) -> Item:
     """A machine in the words of a builder."""
     # A machine has one executor of its own, which says what it offers.
-    info: Item = next(iter(machine["info"].get("offers") or ()), {})
+    offers = machine["info"].get("offers") or ()
+    info: Item = next((each for each in offers if not each.get("declared")), {})
     return {
         **machine,
         "name": f"{machine['kind']} on {machine['host']}",

@@ -391,7 +391,7 @@ class DispatchService:
                     self.owner,
                     kind="scheduler",
                     host=platform.node(),
-                    info={"offers": [self._offered(name) for name in self._capacities]},
+                    info={"offers": [self._offered(name) for name in self._own_first()]},
                 )
         still = {StepRef(step_id=lease.step_id, attempt=lease.attempt) for lease in held}
         for ref in refs:
@@ -407,6 +407,9 @@ class DispatchService:
             (lease.step_id, lease.attempt) for lease in held if lease.cancel_requested
         )
 
+    def _own_first(self) -> list[str]:
+        return sorted(self._capacities, key=lambda name: name in self._declared)
+
     def _offered(self, name: str) -> dict[str, Any]:
         capacity = self._capacities[name]
         return {
@@ -418,6 +421,7 @@ class DispatchService:
             "mandatory": list(capacity.mandatory_features),
             "sandbox": capacity.sandbox,
             "problem": capacity.problem,
+            "declared": name in self._declared,
         }
 
     async def _stop_untrusted(self) -> None:
