@@ -12,6 +12,10 @@ from fc_operator.cli import process_options
 
 _EXAMPLES = """\
 \b
+Examples:
+  fc agent          as the containers of pods begin it
+
+\b
 Its pod says what it is to do, in the environment:
   FC_AGENT_SERVER   root of the server
   FC_AGENT_TASK     id of the task

@@ -361,9 +361,9 @@ HOSTILE = {
 
 
 def cheapest(call):
-    """(CPU seconds, result) of the best of three: what it costs, not what else the machine does."""
+    """(CPU seconds, result) of the best of ten: what it costs, not what else the machine does."""
     costs = []
-    for _ in range(3):
+    for _ in range(10):
         began_s = time.process_time()
         result = call()
         costs.append(time.process_time() - began_s)
