@@ -91,7 +91,8 @@ SetEnv {" ".join(f'"{name}={value}"' for name, value in words.items())}
         script = f"mount --bind {self.store} {self.home} && exec {SSHD} -D -e -f {config}"
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
-                ["unshare", "-m", "sh", "-c", script],
+                # With us, even if we are killed: nobody else would end it.
+                ["setpriv", "--pdeathsig", "KILL", "unshare", "-m", "sh", "-c", script],
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
