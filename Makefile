@@ -39,13 +39,17 @@ format: $(VENV)/.ready-dev ## Format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: bench-ingest bench-reconcile bench-wake bench-page bench-footprint ## All benches, one after the other
+bench: bench-ingest bench-reconcile bench-wake bench-page bench-footprint bench-cache ## All benches that need no cluster
 
-bench-%: $(VENV)/.ready-dev nix ## One bench: ingest, reconcile, wake, page or footprint (ARGS= passes its flags)
+bench-%: $(VENV)/.ready-dev nix ## One bench: ingest, reconcile, wake, page, footprint, cache, pods (ARGS= passes its flags)
 	$(BIN)/python benchmarks/$*.py $(ARGS)
 
-schema: $(VENV)/.ready-dev ## Write migrations/schema.sql anew from the migrations
+schema: $(VENV)/.ready-dev ## Write anew what follows from migrations, settings, kinds and the chart
 	$(BIN)/python -m fc_operator.store.picture
+	$(BIN)/python -m tests.house.example_settings
+	$(BIN)/python -m tests.house.chart_documents
+	$(BIN)/fc schema > config/demo/manifest.schema.json
+	$(BIN)/python -m tests.house.chart_snapshots
 
 lock: ## Write the requirements files anew, with hashes and without any index address
 	$(PYTHON) -m venv $(VENV)-lock
