@@ -152,8 +152,8 @@ class BuildSettings:
     local_systems: tuple[str, ...] = ()
     """Systems that this machine builds; empty: its own."""
     ssh: bool = True
-    """Whether declared builders are used, over SSH, by a scheduler whose machine has Nix: what they
-    build goes through its store."""
+    """Whether declared builders are used, over SSH, by a scheduler whose machine has Nix and that
+    evaluates there, not in pods: what they build goes through its store."""
     local_features: tuple[str, ...] = ("benchmark", "big-parallel", "nixos-test", "uid-range")
     """System features that this machine offers."""
     timeout_s: int = 36_000

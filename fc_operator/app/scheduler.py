@@ -17,6 +17,7 @@ from fc_operator.executors.local import LocalExecutor
 from fc_operator.executors.protocol import Executor
 from fc_operator.intake import repos
 from fc_operator.kit.health import HealthService
+from fc_operator.kit import logs
 from fc_operator.kit.services import Service, Supervisor
 from fc_operator.operations.cache import Publisher
 from fc_operator.operations.ingest import Ingest
@@ -32,6 +33,8 @@ from fc_operator.settings import Settings
 if TYPE_CHECKING:
     from fc_operator.scheduler.evaluation_pods import Launcher
     from fc_operator.scheduler.pods import PodService
+
+_log = logs.get_logger()
 
 
 def _owners(parts: Parts) -> Path:
@@ -131,7 +134,11 @@ def building_services(parts: Parts) -> list[Service]:
 def _builders(parts: Parts, publisher: Publisher | None) -> BuilderService | None:
     """Declared builders, where this machine has the store that what they build goes through."""
     settings, env = parts.settings, parts.nix_environment()
-    if not settings.builds.ssh or shutil.which("nix-store", path=env.get("PATH")) is None:
+    # Derivations that pods evaluated are in the cache alone, and never in a store of ours.
+    evaluates = not (settings.kubernetes.enabled and settings.kubernetes.evaluations)
+    has_nix = shutil.which("nix-store", path=env.get("PATH")) is not None
+    if not (settings.builds.ssh and evaluates and has_nix):
+        _log.info("scheduler.builders_not_used", evaluates_here=evaluates, has_nix=has_nix)
         return None
 
     def around(executor: Executor) -> Executor:
