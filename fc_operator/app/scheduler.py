@@ -16,8 +16,8 @@ from fc_operator.evaluator.find import Evaluators
 from fc_operator.executors.local import LocalExecutor
 from fc_operator.executors.protocol import Executor
 from fc_operator.intake import repos
-from fc_operator.kit.health import HealthService
 from fc_operator.kit import logs
+from fc_operator.kit.health import HealthService
 from fc_operator.kit.services import Service, Supervisor
 from fc_operator.operations.cache import Publisher
 from fc_operator.operations.ingest import Ingest
