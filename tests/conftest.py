@@ -17,6 +17,9 @@ from fc_operator.store import migrations
 from fc_operator.store.database import Database
 from fc_operator.store.embedded import EmbeddedPostgres
 
+# Before anybody imports it: the cluster's tests run it, too.
+pytest.register_assert_rewrite("tests.conformance.secrets.suite")
+
 _FAST = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off"}
 
 

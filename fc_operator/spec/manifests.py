@@ -12,7 +12,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, lru_cache
 from hashlib import sha256
 from itertools import islice
 from pathlib import PurePosixPath
@@ -267,11 +267,17 @@ def _dotted(path: Path) -> str:
 
 def _meant(word: Any, known: Iterable[str]) -> str:
     """A hint that names the nearest known word, else all of them if they are few."""
-    known = sorted(known)
+    known = tuple(sorted(known))
     if len(known) > 500:
         return ""  # looking for likeness among so many costs more than the hint is worth
+    return _hint(str(word)[:128], known)
+
+
+@lru_cache(maxsize=512)
+def _hint(word: str, known: tuple[str, ...]) -> str:
+    # Kept, since who mistakes a word does so in every document.
     folded = {each.lower(): each for each in reversed(known)}
-    close = difflib.get_close_matches(str(word).lower()[:128], folded, n=1, cutoff=0.6)
+    close = difflib.get_close_matches(word.lower(), folded, n=1, cutoff=0.6)
     if close:
         return f"did you mean {folded[close[0]]}?"
     return f"known: {', '.join(known)}" if 0 < len(known) <= 12 else ""

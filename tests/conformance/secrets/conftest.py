@@ -10,8 +10,6 @@ import pytest
 
 from fc_operator.clients.secrets import DirectorySecrets
 
-pytest.register_assert_rewrite("tests.conformance.secrets.suite")
-
 
 class Folder:
     """See ``suite.Keeper``."""

@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from fc_operator.errors import EvaluationError, LimitReachedError, ProtocolError
+from fc_operator.evaluator.batches import SIZE_MAX
 from fc_operator.evaluator.find import Evaluators
 from fc_operator.evaluator.nix_eval_jobs import NixEvalJobs
 from fc_operator.settings import NixSettings
@@ -179,8 +180,8 @@ async def test_rows_come_before_the_run_ends(replay, bench):
     assert not [p for p in psutil.Process().children(recursive=True) if p.name() == "sleep"]
 
 
-async def test_batches_hold_at_most_500_rows(replay, bench):
+async def test_batches_hold_no_more_rows_than_the_largest(replay, bench):
     replay.says("".join(replay.row("set", f"j{n}") for n in range(1750)))
     batches = await bench.batches(bench.request("{ }"))
     assert sum(len(batch.rows) for batch in batches) == 1750
-    assert max(len(batch.rows) for batch in batches) == 500
+    assert max(len(batch.rows) for batch in batches) <= SIZE_MAX
