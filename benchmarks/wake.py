@@ -230,10 +230,13 @@ async def run(args: argparse.Namespace) -> int:
         base = Path(folder)
         base.chmod(0o755)
         commits = make_commits(base / "repositories" / "bench.git", args.n + args.polls + 2)
-        pipe = Pipe(base / "started")
+        # In the evaluators' home: where they are confined they may write nowhere else.
+        home = base / "state" / "evaluators"
+        home.mkdir(parents=True, mode=0o700)
+        pipe = Pipe(home / "started")
         (base / "bin").mkdir()
         program = base / "bin" / "nix-eval-jobs"
-        program.write_text(EVALUATOR.format(pipe=base / "started"))
+        program.write_text(EVALUATOR.format(pipe=home / "started"))
         program.chmod(0o755)
         server = GitServer(base / "repositories")
         await server.start()
