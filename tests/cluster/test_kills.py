@@ -121,6 +121,11 @@ class Place:
         finally:
             with self.cluster.left():
                 self.cluster.tell("start", part)
+            # A part that was only begun is away still; how long it takes to be there is its own.
+            self.site.kubectl.wait_for(
+                lambda: "ok" in self.site.kubectl("get", "--raw=/readyz", "--request-timeout=2s"),
+                "the API server to be ready",
+            )
 
 
 @pytest.fixture(scope="module")
