@@ -13,7 +13,8 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 
 from fc_operator.agent import facts
-from fc_operator.agent.fetch import cancelled, interrupted, report_of
+from fc_operator.agent.duties import EvaluationDuty
+from fc_operator.agent.fetch import report_of
 from fc_operator.agent.handover import Handover
 from fc_operator.clients.nix import Missing, Nix
 from fc_operator.clients.nix_copies import Copies
@@ -29,10 +30,10 @@ from fc_operator.evaluator import endings
 from fc_operator.evaluator.protocol import EvaluationBatch, Evaluator
 from fc_operator.kit import logs
 from fc_operator.model.evaluations import EvaluationEnd
-from fc_operator.model.ids import DrvPath, StepId
+from fc_operator.model.ids import DrvPath
 from fc_operator.model.jobs import Derivation, JobError, JobRow
 from fc_operator.model.statuses import EvaluationStatus
-from fc_operator.model.work import EvaluationReport, HeartbeatAnswer, bodies, row_to_json
+from fc_operator.model.work import bodies, row_to_json
 
 _log = logs.get_logger()
 
@@ -45,7 +46,7 @@ class _Known:
     derivations: Mapping[DrvPath, Derivation]
 
 
-class EvaluateDuty:
+class EvaluateDuty(EvaluationDuty):
     """See ``session.Duty``."""
 
     def __init__(
@@ -65,24 +66,7 @@ class EvaluateDuty:
         self._seq = 0
         self._read: dict[DrvPath, Derivation] = {}
         """What is to be built and was read; shared by batches, since jobs need the same."""
-        self._doing: asyncio.Task[EvaluationEnd] | None = None
-        self._leaving: EvaluationReport | None = None
-
-    def running(self) -> Sequence[tuple[StepId, int]]:
-        """See ``Duty.running``."""
-        return ()
-
-    async def obey(self, answer: HeartbeatAnswer) -> None:
-        """See ``Duty.obey``."""
-        if answer.cancel_task and self._doing is not None:
-            self._leaving = cancelled(answer.reason)
-            self._doing.cancel()
-
-    async def stop(self) -> None:
-        """See ``Duty.stop``."""
-        self._leaving = self._leaving or interrupted()
-        if self._doing is not None:
-            self._doing.cancel()
+        super().__init__()
 
     async def run(self) -> None:
         """See ``Duty.run``."""

@@ -10,10 +10,10 @@ from __future__ import annotations
 import asyncio
 import shutil
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 from fc_operator.agent import handover
+from fc_operator.agent.duties import EvaluationDuty
 from fc_operator.agent.handover import Handover
 from fc_operator.clients.git import GitCredentials
 from fc_operator.clients.nix_copies import Copies
@@ -23,20 +23,17 @@ from fc_operator.evaluator import endings
 from fc_operator.evaluator.checkouts import CheckoutOrder, Checkouts
 from fc_operator.kit import logs
 from fc_operator.model.evaluations import EvaluationEnd
-from fc_operator.model.ids import StepId
-from fc_operator.model.statuses import EvaluationStatus
 from fc_operator.model.work import (
     CheckoutReport,
     Credentials,
     EvaluationReport,
     EvaluationWork,
-    HeartbeatAnswer,
 )
 
 _log = logs.get_logger()
 
 
-class FetchDuty:
+class FetchDuty(EvaluationDuty):
     """See ``session.Duty``. ``mirrors_dir`` is where ``checkouts`` has its mirrors, ``folder`` what
     both containers see, ``roots_dir`` where roots of this evaluation go.
     """
@@ -59,24 +56,7 @@ class FetchDuty:
         self._mirrors_dir = mirrors_dir
         self._folder = folder
         self._roots_dir = roots_dir
-        self._doing: asyncio.Task[None] | None = None
-        self._leaving: EvaluationReport | None = None
-
-    def running(self) -> Sequence[tuple[StepId, int]]:
-        """See ``Duty.running``."""
-        return ()
-
-    async def obey(self, answer: HeartbeatAnswer) -> None:
-        """See ``Duty.obey``."""
-        if answer.cancel_task and self._doing is not None:
-            self._leaving = cancelled(answer.reason)
-            self._doing.cancel()
-
-    async def stop(self) -> None:
-        """See ``Duty.stop``."""
-        self._leaving = self._leaving or interrupted()
-        if self._doing is not None:
-            self._doing.cancel()
+        super().__init__()
 
     async def run(self) -> None:
         """See ``Duty.run``."""
@@ -164,18 +144,6 @@ class FetchDuty:
             allow_import_from_derivation=work.allow_import_from_derivation,
             timeout_s=work.timeout_s,
         )
-
-
-def interrupted() -> EvaluationReport:
-    """Told to go before the end."""
-    return EvaluationReport(
-        status=EvaluationStatus.CANCELLED, reason="Interrupted", interrupted=True
-    )
-
-
-def cancelled(reason: str) -> EvaluationReport:
-    """Told that nobody wants it any more."""
-    return EvaluationReport(status=EvaluationStatus.CANCELLED, reason=reason or "Cancelled")
 
 
 def report_of(
